@@ -1,0 +1,11 @@
+//! SMTP without I/O, without a clock and without a runtime.
+//!
+//! Two machines, [`server::Session`] and [`client::Session`], take bytes and moments in time and
+//! give bytes, questions and deadlines; a driver (such as the one in `postroad-net`) moves them.
+
+pub mod client;
+mod ehlo;
+pub mod sasl;
+pub mod server;
+
+pub use ehlo::Extensions;

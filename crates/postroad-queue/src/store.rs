@@ -1,0 +1,411 @@
+use std::borrow::Cow;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use postroad_mail::{Envelope, Origin, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use crate::id::QueueId;
+use crate::outcome::{Evidence, Outcome, RecipientState};
+
+/// A boxed future, so that stores can be chosen at run time.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// The key by which delivery is grouped, limited and made fair; by default the recipient's
+/// domain in its canonical form.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Lane(Arc<str>);
+
+impl Lane {
+    /// The lane of that name.
+    #[must_use]
+    pub fn new(name: &str) -> Self {
+        Self(name.into())
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Lane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Why a store did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// No space, or below the low-water mark of free space: 452 4.3.1.
+    #[error("the queue at {place} is full: {detail}")]
+    Full {
+        /// The queue.
+        place: String,
+        /// What is short.
+        detail: String,
+    },
+    /// Reading or writing failed: 451 4.3.0.
+    #[error("{action} {place}")]
+    Io {
+        /// What was tried, as in `writing`.
+        action: &'static str,
+        /// On what.
+        place: String,
+        /// What came of it.
+        source: std::io::Error,
+    },
+    /// What was read is not what was written.
+    #[error("{place} is damaged: {detail}")]
+    Damaged {
+        /// What.
+        place: String,
+        /// How.
+        detail: Cow<'static, str>,
+    },
+    /// Another process has the queue open.
+    #[error(
+        "the queue at {place} is in use by another process ({holder}); stop it first, or talk to it over its admin socket"
+    )]
+    Locked {
+        /// The queue.
+        place: String,
+        /// Who holds it, as far as is known.
+        holder: String,
+    },
+    /// The queue was written by a version that this one does not know.
+    #[error("the queue at {place} has format {found}; this version knows {known}")]
+    Format {
+        /// The queue.
+        place: String,
+        /// What is there.
+        found: String,
+        /// What we know.
+        known: String,
+    },
+    /// No message has that id.
+    #[error("no message {0} is in the queue")]
+    NotFound(QueueId),
+    /// The lease has ended, or was another's: what was done under it does not count.
+    #[error("the lease on {0} was lost")]
+    LeaseLost(QueueId),
+    /// The store has been closed.
+    #[error("the queue is closed")]
+    Closed,
+}
+
+/// What is committed together with the content.
+#[derive(Clone, Debug)]
+pub struct Draft {
+    /// Who gets it.
+    pub envelope: Envelope,
+    /// How it came.
+    pub origin: Origin,
+    /// The complete header block, in its final form, with the empty line that ends it.
+    pub head: Bytes,
+    /// The lane of each recipient, in order.
+    pub lanes: Vec<Lane>,
+}
+
+/// A message of the queue's own making (a DSN), committed together with the state that owes it.
+#[derive(Clone, Debug)]
+pub struct Notice {
+    /// Envelope, origin, head and lanes.
+    pub draft: Draft,
+    /// What follows the head.
+    pub body: Bytes,
+}
+
+/// A message on its way in. Dropping it leaves nothing behind.
+pub trait Incoming: Send {
+    /// The name it will have, for its Received header.
+    fn id(&self) -> QueueId;
+
+    /// Takes a piece of what follows the header block. Slow where the disk is: that is the
+    /// back-pressure.
+    fn write(&mut self, chunk: Bytes) -> BoxFuture<'_, Result<(), StoreError>>;
+
+    /// Makes the message durable; it survives a power loss once this has returned `Ok` (in
+    /// stores that keep anything at all). After an error it may still turn up, never in part.
+    fn commit(
+        self: Box<Self>,
+        now: Timestamp,
+        draft: Draft,
+    ) -> BoxFuture<'static, Result<QueueId, StoreError>>;
+}
+
+/// What is fixed about a message.
+#[derive(Clone, Debug)]
+pub struct MessageInfo {
+    /// Its name.
+    pub id: QueueId,
+    /// Who gets it.
+    pub envelope: Envelope,
+    /// How it came.
+    pub origin: Origin,
+    /// When it was committed.
+    pub arrived: Timestamp,
+    /// Octets, header block and body.
+    pub size: u64,
+}
+
+/// The octets of a message: its header block, then its body.
+pub trait Content: Send + Sync + fmt::Debug {
+    /// How many there are.
+    fn len(&self) -> u64;
+
+    /// Whether there are none.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Octets from `offset` on, at most `max`, at least one unless `offset` is at the end.
+    fn read(&self, offset: u64, max: usize) -> BoxFuture<'_, Result<Bytes, StoreError>>;
+}
+
+/// The right to work on the recipients of one message in one lane, until it expires.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// The message.
+    pub id: QueueId,
+    /// The lane.
+    pub lane: Lane,
+    /// Differs with every claim.
+    pub token: u64,
+}
+
+/// How much to claim.
+#[derive(Clone, Debug)]
+pub struct ClaimRequest {
+    /// Jobs, at most.
+    pub max: usize,
+    /// Jobs of one lane under lease at any time, at most.
+    pub per_lane: usize,
+    /// How long the leases last.
+    pub lease: Duration,
+}
+
+/// Work: the recipients of one message in one lane.
+#[derive(Clone, Debug)]
+pub struct Claimed {
+    /// The right to it.
+    pub lease: Lease,
+    /// The message.
+    pub message: Arc<MessageInfo>,
+    /// Which of its recipients still wait in this lane: places in the envelope's list.
+    pub recipients: Vec<usize>,
+    /// Attempts made before.
+    pub attempts: u32,
+    /// Whether the sender has been told of the delay.
+    pub warned: bool,
+    /// The message itself; in memory where it has only just come.
+    pub content: Arc<dyn Content>,
+}
+
+/// One recipient's part of an attempt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// Its place in the envelope's list.
+    pub recipient: usize,
+    /// What came of it.
+    pub outcome: Outcome,
+}
+
+/// What came of a claim.
+#[derive(Clone, Debug, Default)]
+pub struct AttemptRecord {
+    /// For each recipient that was tried. Those of the claim that are not named stay as they are.
+    pub changes: Vec<Change>,
+    /// When the recipients that still wait are due again; now, where it is not given.
+    pub next_due: Option<Timestamp>,
+    /// Whether it counts as an attempt. (A claim given back untouched does not.)
+    pub counts: bool,
+    /// The sender is being told of the delay.
+    pub warned: bool,
+    /// Messages owed for this, committed with it: after a crash both are there, or neither.
+    pub notices: Vec<Notice>,
+}
+
+/// What an operator can do to messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Operation {
+    /// Not to be tried until released.
+    Hold,
+    /// End a hold.
+    Release,
+    /// Due now.
+    Retry,
+    /// Gone, without a notice. What is under lease may still be delivered.
+    Remove,
+}
+
+/// Which messages; an empty filter means all.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Filter {
+    /// These only, where any are named.
+    pub ids: Vec<QueueId>,
+    /// The reverse-path contains this (any case); `<>` means the null one.
+    pub from: Option<String>,
+    /// A recipient contains this (any case).
+    pub to: Option<String>,
+    /// A waiting recipient is in this lane.
+    pub lane: Option<String>,
+    /// Arrived before.
+    pub arrived_before: Option<Timestamp>,
+    /// Held (or not).
+    pub held: Option<bool>,
+}
+
+/// A message as a listing shows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listed {
+    /// Its name.
+    pub id: QueueId,
+    /// Who gets it, and who is told.
+    pub envelope: Envelope,
+    /// How it came.
+    pub origin: Origin,
+    /// When it came.
+    pub arrived: Timestamp,
+    /// Octets.
+    pub size: u64,
+    /// Whether it is held.
+    pub held: bool,
+    /// Each recipient's state, in order.
+    pub recipients: Vec<ListedRecipient>,
+}
+
+/// A recipient as a listing shows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListedRecipient {
+    /// The address.
+    pub address: String,
+    /// Its lane.
+    pub lane: Lane,
+    /// Where it stands.
+    pub state: RecipientState,
+    /// Attempts made.
+    pub attempts: u32,
+    /// When it is tried next; none while under lease, held or in a final state.
+    pub due: Option<Timestamp>,
+    /// What came of the last attempt.
+    pub last: Option<Evidence>,
+}
+
+/// A lane at a glance.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LaneSummary {
+    /// Which.
+    pub lane: Lane,
+    /// Jobs not under lease.
+    pub waiting: u64,
+    /// Jobs under lease.
+    pub in_flight: u64,
+    /// The next due.
+    pub next_due: Option<Timestamp>,
+    /// Not before, where parked.
+    pub parked_until: Option<Timestamp>,
+}
+
+/// A store at a glance.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Totals {
+    /// Messages with a recipient that waits.
+    pub messages: u64,
+    /// Of those, held.
+    pub held: u64,
+    /// Octets of those.
+    pub bytes: u64,
+    /// Jobs under lease.
+    pub in_flight: u64,
+}
+
+/// Keeps promises: the queue.
+///
+/// - When [`Incoming::commit`] returns `Ok`, the message survives power loss.
+/// - [`Store::claim`] never hands a job to two callers before its lease ends; a lease that ends
+///   without a record makes the job due again.
+/// - [`Store::record`] under a lost lease is an error, and changes nothing.
+/// - A recipient in a final state is never claimed again; after a crash one may be whose final
+///   state was recorded in the last second (a duplicate delivery, never a loss).
+///
+/// The suite in `contract` tests each sentence, for every store.
+pub trait Store: Send + Sync + 'static {
+    /// A message begins to come in. Refuses at once where there is no room.
+    ///
+    /// # Errors
+    /// [`StoreError::Full`], [`StoreError::Closed`].
+    fn begin(&self, now: Timestamp) -> Result<Box<dyn Incoming>, StoreError>;
+
+    /// Takes what is due at `now`, in order of due time within a lane and a few per lane.
+    fn claim<'a>(
+        &'a self,
+        now: Timestamp,
+        request: &'a ClaimRequest,
+    ) -> BoxFuture<'a, Result<Vec<Claimed>, StoreError>>;
+
+    /// The earliest moment at which [`Store::claim`] might find more than now: the next due job,
+    /// end of a parking, or end of a lease. `None`: not before a commit.
+    fn next_due(&self, now: Timestamp) -> Option<Timestamp>;
+
+    /// Calls `wake` (soon, from any thread, cheap and non-blocking) whenever a job has become
+    /// due by other ways than the passing of time: a commit, a record, a retry, a lease given back.
+    fn on_due(&self, wake: Arc<dyn Fn() + Send + Sync>);
+
+    /// Writes down what came of a claim and ends its lease.
+    fn record<'a>(
+        &'a self,
+        now: Timestamp,
+        lease: &'a Lease,
+        record: AttemptRecord,
+    ) -> BoxFuture<'a, Result<(), StoreError>>;
+
+    /// Makes a lease last until `now + lasts`.
+    fn renew<'a>(
+        &'a self,
+        now: Timestamp,
+        lease: &'a Lease,
+        lasts: Duration,
+    ) -> BoxFuture<'a, Result<(), StoreError>>;
+
+    /// Claims nothing of a lane until then (a dead host, a rate limit). Forgotten at a restart.
+    fn park(&self, lane: &Lane, until: Timestamp);
+
+    /// Does something to all messages that match; says how many did.
+    fn operate<'a>(
+        &'a self,
+        now: Timestamp,
+        operation: Operation,
+        filter: &'a Filter,
+    ) -> BoxFuture<'a, Result<u64, StoreError>>;
+
+    /// Messages that match, by id, behind `after`, at most `max`.
+    fn page<'a>(
+        &'a self,
+        filter: &'a Filter,
+        after: Option<QueueId>,
+        max: usize,
+    ) -> BoxFuture<'a, Result<Vec<Listed>, StoreError>>;
+
+    /// The octets of a message.
+    fn content(&self, id: QueueId) -> BoxFuture<'_, Result<Arc<dyn Content>, StoreError>>;
+
+    /// All lanes with jobs, in order of name.
+    fn lanes(&self) -> Vec<LaneSummary>;
+
+    /// The store at a glance.
+    fn totals(&self) -> Totals;
+
+    /// Finishes what is being written and closes; everything but listings is refused afterwards.
+    fn close(&self) -> BoxFuture<'_, Result<(), StoreError>>;
+}
