@@ -1,1 +1,108 @@
-fn main() {}
+//! The project's own tool. `cargo xtask help` lists what it does.
+
+mod deps;
+mod tidy;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, bail};
+use clap::{Parser, Subcommand};
+
+/// The project's own tool.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Everything that CI checks, in order: fmt, clippy, deps, tidy, doc, test
+    Ci {
+        /// Leave these steps out
+        #[arg(long, value_delimiter = ',')]
+        skip: Vec<String>,
+    },
+    /// Check that each crate is built on the crates it may be built on, and on nothing else
+    Deps,
+    /// Check the rules that no compiler knows: file sizes, banned calls, links, names
+    Tidy,
+}
+
+fn main() -> anyhow::Result<()> {
+    match Arguments::parse().task {
+        Task::Ci { skip } => ci(&skip),
+        Task::Deps => deps::check(&root()?),
+        Task::Tidy => tidy::check(&root()?),
+    }
+}
+
+fn ci(skip: &[String]) -> anyhow::Result<()> {
+    const STEPS: [&str; 6] = ["fmt", "clippy", "deps", "tidy", "doc", "test"];
+    if let Some(unknown) = skip.iter().find(|s| !STEPS.contains(&s.as_str())) {
+        bail!(
+            "no step is called `{unknown}`; the steps are {}",
+            STEPS.join(", ")
+        );
+    }
+    let root = root()?;
+    for step in STEPS
+        .into_iter()
+        .filter(|step| !skip.iter().any(|s| s == step))
+    {
+        eprintln!("== {step}");
+        match step {
+            "fmt" => cargo(&root, &["fmt", "--all", "--check"], &[])?,
+            "clippy" => {
+                cargo(
+                    &root,
+                    &[
+                        "clippy",
+                        "--workspace",
+                        "--all-targets",
+                        "--locked",
+                        "--",
+                        "-D",
+                        "warnings",
+                    ],
+                    &[],
+                )?;
+            }
+            "deps" => deps::check(&root)?,
+            "tidy" => tidy::check(&root)?,
+            "doc" => {
+                cargo(
+                    &root,
+                    &["doc", "--workspace", "--no-deps", "--locked"],
+                    &[("RUSTDOCFLAGS", "-D warnings")],
+                )?;
+            }
+            _ => cargo(&root, &["test", "--workspace", "--locked"], &[])?,
+        }
+    }
+    Ok(())
+}
+
+fn cargo(root: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> anyhow::Result<()> {
+    let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let status = Command::new(program)
+        .args(arguments)
+        .envs(environment.iter().copied())
+        .current_dir(root)
+        .status()
+        .with_context(|| format!("starting cargo {}", arguments.join(" ")))?;
+    if !status.success() {
+        bail!("cargo {} failed: {status}", arguments.join(" "));
+    }
+    Ok(())
+}
+
+/// The top of the workspace: the parent of this package.
+fn root() -> anyhow::Result<PathBuf> {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent()
+        .map(Path::to_owned)
+        .context("xtask has no parent directory")
+}
