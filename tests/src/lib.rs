@@ -1,1 +1,11 @@
-//! stub
+//! The test kit: Postroad's programs as processes, real peers, and what they need.
+
+#![expect(
+    clippy::expect_used,
+    reason = "a test kit stops at the first thing that is not as it must be"
+)]
+
+pub mod certificates;
+pub mod peers;
+pub mod postfix;
+pub mod process;
