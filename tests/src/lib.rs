@@ -6,6 +6,7 @@
 )]
 
 pub mod certificates;
+pub mod dialogue;
 pub mod peers;
 pub mod postfix;
 pub mod process;

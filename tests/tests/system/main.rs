@@ -1,0 +1,3 @@
+//! The whole system over real sockets, with real peers.
+
+mod kit;
