@@ -52,7 +52,14 @@ table! {
     /// VRFY where real answers are not given.
     CANNOT_VERIFY = ok(252, 0, 0, "Cannot verify the user, but will take mail for it and try to deliver");
 
+    /// The greeting: the text is replaced by one that begins with the host's name.
+    GREETING = Reply::plain(220, "ESMTP Postroad");
+    /// HELO: the text is replaced by the host's name.
+    HELLO = Reply::plain(250, "Hello");
+
     // Intermediate.
+    /// A challenge of AUTH: the text is replaced by it, in base64.
+    CHALLENGE = Reply::plain(334, "");
     /// DATA.
     START_DATA = Reply::plain(354, "Start mail input; end with <CRLF>.<CRLF>");
 
@@ -159,6 +166,8 @@ table! {
     BARE_NEWLINE_IN_DATA = no(554, 6, 0, "The message holds a bare CR or LF; lines must end with CRLF");
     /// A NUL in the message.
     NUL_IN_DATA = no(554, 6, 0, "The message holds a NUL character");
+    /// An octet outside ASCII in the header, where that is refused.
+    EIGHT_BIT_HEADER = no(554, 6, 0, "The header of the message holds 8-bit characters, and SMTPUTF8 was not given");
     /// The header is larger than we take.
     HEADER_TOO_BIG = no(554, 6, 0, "The header of the message is too large");
     /// Mail loop.

@@ -5,11 +5,15 @@
 //! [`Session::answer`] is legal. Replies gather in [`Session::replies`]; the driver writes them
 //! out before it waits for input, pauses, starts TLS or closes, and where answering takes time.
 
+mod answer;
+mod session;
+mod state;
+mod step;
+
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use postroad_mail::{
     AuthParam, BodyKind, Domain, Envelope, ForwardPath, Notify, OriginalRecipient, Reply, Ret,
     ReversePath, TlsInfo,
@@ -17,6 +21,23 @@ use postroad_mail::{
 
 use crate::ehlo::Extensions;
 use crate::sasl::{Mechanism, Secret};
+
+pub use session::Session;
+
+/// Octets of an AUTH line, at most, its end not included (RFC 4954 section 4).
+pub const AUTH_LINE_MAX: usize = 12_288;
+
+/// Octets that a session leaves in the driver's input buffer, at most, when it says
+/// [`Output::Wait`]: the start of a line that may still become a good one.
+pub const INPUT_MAX: usize = AUTH_LINE_MAX + 2;
+
+/// Octets of [`Session::replies`], at most: at [`REPLIES_FLUSH`] the session asks for them to be
+/// written, and the reply that came then is the last.
+pub const REPLIES_MAX: usize = REPLIES_FLUSH + 64 * 1024;
+
+/// Octets of [`Session::replies`] at which the session asks for them to be written, with an
+/// [`Output::Pause`] that is over at once.
+pub const REPLIES_FLUSH: usize = 16 * 1024;
 
 /// What is the same for all sessions of a listener.
 #[derive(Clone, Debug)]
@@ -143,7 +164,9 @@ pub enum Output {
     /// Write the replies, then make the handshake and call [`Session::tls_started`]. What was
     /// received before has been discarded, also from the input buffer.
     StartTls,
-    /// Write the replies already gathered except the last, wait until then, poll again: a pause before the reply to an error.
+    /// Write the replies, wait until then (reading nothing), poll again. A pause before the reply
+    /// to an error, which is not among the replies yet; or, where the moment has come already, a
+    /// wish that what has gathered be written before more is answered.
     Pause {
         /// The end of the pause.
         until: Instant,
@@ -233,82 +256,4 @@ pub enum Answer {
     Lines(Vec<String>),
     /// No. A reply of 421 also closes the session.
     Reject(Reply),
-}
-
-/// One session, from the connect to the close.
-#[derive(Debug)]
-pub struct Session {
-    config: Arc<Config>,
-    info: Info,
-    replies: BytesMut,
-}
-
-impl Session {
-    /// A session that has just been connected; the first output is [`Question::Connect`].
-    #[must_use]
-    pub fn new(_now: Instant, config: Arc<Config>, peer: Peer) -> Self {
-        Self {
-            config,
-            info: Info {
-                peer,
-                hello: None,
-                identity: None,
-                smtputf8: false,
-            },
-            replies: BytesMut::new(),
-        }
-    }
-
-    /// Takes what it can use of the input and says what to do next.
-    pub fn poll(&mut self, _now: Instant, _input: &mut BytesMut) -> Output {
-        let _ = &self.config;
-        unimplemented!()
-    }
-
-    /// Answers the open question.
-    pub fn answer(&mut self, _now: Instant, _answer: Answer) {
-        unimplemented!()
-    }
-
-    /// The handshake that [`Output::StartTls`] asked for has succeeded.
-    pub fn tls_started(&mut self, _now: Instant, _tls: TlsInfo) {
-        unimplemented!()
-    }
-
-    /// The moment named by [`Output::Wait`] has come with no input.
-    pub fn timed_out(&mut self, _now: Instant) {
-        unimplemented!()
-    }
-
-    /// The client has closed its side; nothing more will come.
-    pub fn end_of_input(&mut self, _now: Instant) {
-        unimplemented!()
-    }
-
-    /// The client has sent before the greeting: seen by the driver, since only it knows when the greeting left.
-    pub fn spoke_early(&mut self, _now: Instant) {
-        unimplemented!()
-    }
-
-    /// The service stops: finish the transaction if its data is under way, else 421 and close.
-    pub fn shut_down(&mut self, _now: Instant) {
-        unimplemented!()
-    }
-
-    /// Octets to write to the client; take them out with `split`.
-    pub fn replies(&mut self) -> &mut BytesMut {
-        &mut self.replies
-    }
-
-    /// What is known so far.
-    #[must_use]
-    pub fn info(&self) -> &Info {
-        &self.info
-    }
-
-    /// Errors counted so far, for the count per address across connections.
-    #[must_use]
-    pub fn errors(&self) -> u32 {
-        unimplemented!()
-    }
 }

@@ -1,0 +1,390 @@
+//! The ESMTP parameters of MAIL and RCPT (RFC 5321 section 4.1.1.11).
+
+use postroad_mail::{
+    AuthParam, BodyKind, ForwardPath, Reply, Ret, ReversePath, replies, xtext_decode,
+};
+
+use crate::ehlo::Extensions;
+use crate::grammar::{number, syntax};
+use crate::server::{Mail, Rcpt};
+
+/// Octets of a command line, its end included, without extensions (RFC 5321 section 4.5.3.1.4).
+const COMMAND_LINE: usize = 512;
+/// Octets of ENVID, encoded (RFC 3461 section 4.4).
+const ENVID_MAX: usize = 100;
+/// Octets of ORCPT, encoded (RFC 3461 section 4.2), and of AUTH (RFC 4954 section 3).
+const XTEXT_MAX: usize = 500;
+
+/// Octets of a command line, its end included, with the parameters of what is offered.
+pub(crate) fn command_line_max(offered: &Extensions) -> usize {
+    let with = |on: bool, octets: usize| if on { octets } else { 0 };
+    let mail = with(offered.size.is_some(), " SIZE=".len() + 20)
+        + with(offered.eight_bit_mime, " BODY=BINARYMIME".len())
+        + with(offered.smtputf8, " SMTPUTF8".len())
+        + with(!offered.auth.is_empty(), " AUTH=".len() + XTEXT_MAX)
+        + with(offered.dsn, " RET=FULL ENVID=".len() + ENVID_MAX);
+    let rcpt = " NOTIFY=SUCCESS,FAILURE,DELAY ORCPT=".len() + XTEXT_MAX;
+    COMMAND_LINE + mail.max(with(offered.dsn, rcpt))
+}
+
+/// MAIL's parameters.
+pub(crate) fn mail<'a>(
+    from: ReversePath,
+    words: impl Iterator<Item = &'a str>,
+    offered: &Extensions,
+) -> Result<Mail, Reply> {
+    let mut mail = Mail {
+        from,
+        size: None,
+        body: BodyKind::default(),
+        smtputf8: false,
+        ret: None,
+        envid: None,
+        auth: None,
+    };
+    let mut seen = Seen::default();
+    for word in words {
+        let (keyword, value) = split(word)?;
+        let known = keyword_of(keyword, &MAIL_KEYWORDS).filter(|keyword| match keyword {
+            Keyword::Size => offered.size.is_some(),
+            Keyword::Body => offered.eight_bit_mime,
+            Keyword::SmtpUtf8 => offered.smtputf8,
+            Keyword::Auth => !offered.auth.is_empty(),
+            Keyword::Ret | Keyword::EnvId | Keyword::Notify | Keyword::OrCpt => offered.dsn,
+        });
+        let known = known.ok_or_else(|| unknown(keyword))?;
+        seen.first_time(known)?;
+        match (known, value) {
+            (Keyword::Size, Some(value)) => mail.size = Some(size(value)?),
+            (Keyword::Body, Some(value)) => mail.body = body(value, offered)?,
+            (Keyword::SmtpUtf8, None) => mail.smtputf8 = true,
+            (Keyword::Ret, Some(value)) => mail.ret = Some(ret(value)?),
+            (Keyword::EnvId, Some(value)) => mail.envid = Some(envid(value)?),
+            (Keyword::Auth, Some(value)) => mail.auth = Some(auth(value)?),
+            _ => return Err(bad(known)),
+        }
+    }
+    Ok(mail)
+}
+
+/// RCPT's parameters.
+pub(crate) fn rcpt<'a>(
+    to: ForwardPath,
+    words: impl Iterator<Item = &'a str>,
+    offered: &Extensions,
+) -> Result<Rcpt, Reply> {
+    let mut rcpt = Rcpt {
+        to,
+        notify: None,
+        original: None,
+    };
+    let mut seen = Seen::default();
+    for word in words {
+        let (keyword, value) = split(word)?;
+        let known = keyword_of(keyword, &RCPT_KEYWORDS).filter(|_| offered.dsn);
+        let known = known.ok_or_else(|| unknown(keyword))?;
+        seen.first_time(known)?;
+        match (known, value) {
+            (Keyword::Notify, Some(value)) => {
+                rcpt.notify = Some(value.parse().map_err(|_| bad(known))?);
+            }
+            (Keyword::OrCpt, Some(value)) if value.len() <= XTEXT_MAX => {
+                rcpt.original = Some(value.parse().map_err(|_| bad(known))?);
+            }
+            _ => return Err(bad(known)),
+        }
+    }
+    Ok(rcpt)
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Keyword {
+    Size,
+    Body,
+    SmtpUtf8,
+    Ret,
+    EnvId,
+    Auth,
+    Notify,
+    OrCpt,
+}
+
+const MAIL_KEYWORDS: [Keyword; 6] = [
+    Keyword::Size,
+    Keyword::Body,
+    Keyword::SmtpUtf8,
+    Keyword::Ret,
+    Keyword::EnvId,
+    Keyword::Auth,
+];
+
+const RCPT_KEYWORDS: [Keyword; 2] = [Keyword::Notify, Keyword::OrCpt];
+
+impl Keyword {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Size => "SIZE",
+            Self::Body => "BODY",
+            Self::SmtpUtf8 => "SMTPUTF8",
+            Self::Ret => "RET",
+            Self::EnvId => "ENVID",
+            Self::Auth => "AUTH",
+            Self::Notify => "NOTIFY",
+            Self::OrCpt => "ORCPT",
+        }
+    }
+}
+
+/// Which parameters have come: none may come twice.
+#[derive(Debug, Default)]
+struct Seen(u8);
+
+impl Seen {
+    fn first_time(&mut self, keyword: Keyword) -> Result<(), Reply> {
+        let bit = 1 << keyword as u8;
+        if self.0 & bit != 0 {
+            return Err(syntax(format!(
+                "The parameter {} is given twice",
+                keyword.name()
+            )));
+        }
+        self.0 |= bit;
+        Ok(())
+    }
+}
+
+fn keyword_of(word: &str, known: &[Keyword]) -> Option<Keyword> {
+    known
+        .iter()
+        .copied()
+        .find(|keyword| keyword.name().eq_ignore_ascii_case(word))
+}
+
+/// `esmtp-param = esmtp-keyword ["=" esmtp-value]`
+fn split(word: &str) -> Result<(&str, Option<&str>), Reply> {
+    let (keyword, value) = match word.split_once('=') {
+        Some((keyword, value)) => (keyword, Some(value)),
+        None => (word, None),
+    };
+    let valid = keyword
+        .bytes()
+        .all(|b| b.is_ascii_alphanumeric() || b == b'-')
+        && keyword.bytes().next().is_some_and(|b| b != b'-');
+    if valid && value != Some("") {
+        Ok((keyword, value))
+    } else {
+        Err(syntax("Syntax error in a parameter"))
+    }
+}
+
+fn unknown(keyword: &str) -> Reply {
+    replies::UNKNOWN_PARAMETER.with_text(format!(
+        "Parameter {keyword} not recognised or not implemented"
+    ))
+}
+
+fn bad(keyword: Keyword) -> Reply {
+    syntax(match keyword {
+        Keyword::Size => "SIZE takes a number of octets",
+        Keyword::Body => "BODY takes 7BIT, 8BITMIME or BINARYMIME",
+        Keyword::SmtpUtf8 => "SMTPUTF8 takes no value",
+        Keyword::Ret => "RET takes FULL or HDRS",
+        Keyword::EnvId => "ENVID takes xtext, 100 characters at most",
+        Keyword::Auth => "AUTH takes <> or xtext, 500 characters at most",
+        Keyword::Notify => "NOTIFY takes NEVER, or a list of SUCCESS, FAILURE and DELAY",
+        Keyword::OrCpt => {
+            "ORCPT takes an address type, a semicolon, and xtext, 500 characters at most"
+        }
+    })
+}
+
+/// `size-value ::= 1*20DIGIT` (RFC 1870 section 3); what no number can hold is beyond any limit.
+fn size(value: &str) -> Result<u64, Reply> {
+    if value.len() > 20 || !value.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(bad(Keyword::Size));
+    }
+    Ok(number(value).unwrap_or(u64::MAX))
+}
+
+fn body(value: &str, offered: &Extensions) -> Result<BodyKind, Reply> {
+    match value {
+        _ if value.eq_ignore_ascii_case("7BIT") => Ok(BodyKind::SevenBit),
+        _ if value.eq_ignore_ascii_case("8BITMIME") => Ok(BodyKind::EightBitMime),
+        _ if value.eq_ignore_ascii_case("BINARYMIME") => {
+            if offered.binary_mime {
+                Ok(BodyKind::BinaryMime)
+            } else {
+                Err(unknown("BODY=BINARYMIME"))
+            }
+        }
+        _ => Err(bad(Keyword::Body)),
+    }
+}
+
+fn ret(value: &str) -> Result<Ret, Reply> {
+    match value {
+        _ if value.eq_ignore_ascii_case("FULL") => Ok(Ret::Full),
+        _ if value.eq_ignore_ascii_case("HDRS") => Ok(Ret::Headers),
+        _ => Err(bad(Keyword::Ret)),
+    }
+}
+
+fn envid(value: &str) -> Result<String, Reply> {
+    if value.len() > ENVID_MAX {
+        return Err(bad(Keyword::EnvId));
+    }
+    printable(value).ok_or_else(|| bad(Keyword::EnvId))
+}
+
+fn auth(value: &str) -> Result<AuthParam, Reply> {
+    if value == "<>" {
+        return Ok(AuthParam::Unknown);
+    }
+    if value.len() > XTEXT_MAX {
+        return Err(bad(Keyword::Auth));
+    }
+    match printable(value) {
+        Some(identity) => Ok(AuthParam::Identity(identity)),
+        None => Err(bad(Keyword::Auth)),
+    }
+}
+
+/// Decoded xtext that could not break a line of a report or header.
+fn printable(xtext: &str) -> Option<String> {
+    let text = xtext_decode(xtext).ok()?;
+    (!text.chars().any(char::is_control)).then_some(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sasl::Mechanism;
+
+    fn all() -> Extensions {
+        Extensions {
+            size: Some(0),
+            eight_bit_mime: true,
+            binary_mime: true,
+            smtputf8: true,
+            dsn: true,
+            auth: vec![Mechanism::Plain],
+            ..Extensions::default()
+        }
+    }
+
+    fn mail_of(words: &str, offered: &Extensions) -> Result<Mail, String> {
+        mail(ReversePath::Null, words.split_ascii_whitespace(), offered)
+            .map_err(|reply| reply.to_string())
+    }
+
+    fn rcpt_of(words: &str, offered: &Extensions) -> Result<Rcpt, String> {
+        rcpt(
+            ForwardPath::Postmaster,
+            words.split_ascii_whitespace(),
+            offered,
+        )
+        .map_err(|reply| reply.to_string())
+    }
+
+    #[test]
+    fn all_of_mail() {
+        let words = "SIZE=1000 body=8bitmime SMTPUTF8 RET=HDRS ENVID=a+2Bb AUTH=x+3Dy";
+        assert_eq!(
+            mail_of(words, &all()).unwrap(),
+            Mail {
+                from: ReversePath::Null,
+                size: Some(1000),
+                body: BodyKind::EightBitMime,
+                smtputf8: true,
+                ret: Some(Ret::Headers),
+                envid: Some("a+b".to_owned()),
+                auth: Some(AuthParam::Identity("x=y".to_owned())),
+            }
+        );
+        assert_eq!(
+            mail_of("AUTH=<>", &all()).unwrap().auth,
+            Some(AuthParam::Unknown)
+        );
+        let huge = mail_of("SIZE=99999999999999999999", &all()).unwrap();
+        assert_eq!(huge.size, Some(u64::MAX));
+    }
+
+    #[test]
+    fn all_of_rcpt() {
+        let rcpt = rcpt_of("notify=DELAY ORCPT=rfc822;a+2Bb@c", &all()).unwrap();
+        assert_eq!(rcpt.notify.unwrap().to_string(), "DELAY");
+        assert_eq!(rcpt.original.unwrap().address, "a+b@c");
+    }
+
+    #[test]
+    fn refused() {
+        let long = format!("ENVID={}", "x".repeat(101));
+        for (words, want) in [
+            ("SIZE", "501 5.5.4"),
+            ("SIZE=", "501 5.5.4"),
+            ("SIZE=-1", "501 5.5.4"),
+            ("SIZE=123456789012345678901", "501 5.5.4"),
+            ("SIZE=1 size=1", "501 5.5.4"),
+            ("BODY=9BIT", "501 5.5.4"),
+            ("SMTPUTF8=yes", "501 5.5.4"),
+            ("RET=SOME", "501 5.5.4"),
+            ("ENVID=a=b", "501 5.5.4"),
+            ("ENVID=a+0Ab", "501 5.5.4"),
+            (&long, "501 5.5.4"),
+            ("AUTH=a+0Db", "501 5.5.4"),
+            ("=x", "501 5.5.4"),
+            ("NOTIFY=NEVER", "555 5.5.4"),
+            ("X-FOO=1", "555 5.5.4"),
+        ] {
+            let reply = mail_of(words, &all()).unwrap_err();
+            assert!(reply.starts_with(want), "{words}: {reply}");
+        }
+        for (words, want) in [
+            ("NOTIFY=NEVER,DELAY", "501 5.5.4"),
+            ("NOTIFY=NEVER NOTIFY=NEVER", "501 5.5.4"),
+            ("ORCPT=a@b", "501 5.5.4"),
+            ("SIZE=1", "555 5.5.4"),
+        ] {
+            let reply = rcpt_of(words, &all()).unwrap_err();
+            assert!(reply.starts_with(want), "{words}: {reply}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_offered_is_not_implemented() {
+        let none = Extensions::default();
+        for words in [
+            "SIZE=1",
+            "BODY=7BIT",
+            "SMTPUTF8",
+            "RET=FULL",
+            "ENVID=x",
+            "AUTH=<>",
+        ] {
+            let reply = mail_of(words, &none).unwrap_err();
+            assert!(reply.starts_with("555 5.5.4"), "{words}: {reply}");
+        }
+        for words in ["NOTIFY=NEVER", "ORCPT=rfc822;a@b"] {
+            let reply = rcpt_of(words, &none).unwrap_err();
+            assert!(reply.starts_with("555 5.5.4"), "{words}: {reply}");
+        }
+        let text_only = Extensions {
+            binary_mime: false,
+            ..all()
+        };
+        let reply = mail_of("BODY=BINARYMIME", &text_only).unwrap_err();
+        assert!(reply.starts_with("555 5.5.4"), "{reply}");
+    }
+
+    #[test]
+    fn the_line_grows_with_the_extensions() {
+        assert_eq!(command_line_max(&Extensions::default()), 512);
+        let sized = Extensions {
+            size: Some(1),
+            ..Extensions::default()
+        };
+        // RFC 1870 section 3 (3): SIZE adds 26.
+        assert_eq!(command_line_max(&sized), 538);
+        assert!(command_line_max(&all()) < 2048);
+    }
+}
