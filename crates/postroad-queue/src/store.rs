@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use postroad_mail::{Envelope, Origin, Timestamp};
+use postroad_mail::{Address, Envelope, Origin, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::id::QueueId;
+use crate::jobs::{Entry, Jobs};
 use crate::outcome::{Evidence, Outcome, RecipientState};
 
 /// A boxed future, so that stores can be chosen at run time.
@@ -408,4 +409,45 @@ pub trait Store: Send + Sync + 'static {
 
     /// Finishes what is being written and closes; everything but listings is refused afterwards.
     fn close(&self) -> BoxFuture<'_, Result<(), StoreError>>;
+}
+
+/// Octets of a message that is in memory as its head and its body, as [`Content::read`] wants
+/// them: for stores.
+#[must_use]
+pub fn piece(head: &Bytes, body: &Bytes, offset: u64, max: usize) -> Bytes {
+    let offset = usize::try_from(offset).unwrap_or(usize::MAX);
+    let (part, from) = match offset.checked_sub(head.len()) {
+        None => (head, offset),
+        Some(from) => (body, from.min(body.len())),
+    };
+    let to = from.saturating_add(max).min(part.len());
+    part.slice(from..to)
+}
+
+impl ListedRecipient {
+    /// A recipient as a table of jobs knows it: for stores.
+    #[must_use]
+    pub fn new<P>(
+        jobs: &Jobs<P>,
+        id: QueueId,
+        entry: &Entry<P>,
+        place: usize,
+        address: &Address,
+        lane: &Lane,
+        last: &Option<Evidence>,
+    ) -> Self {
+        let state = entry.state(place);
+        let job = jobs.job(id, lane);
+        Self {
+            address: address.to_string(),
+            lane: lane.clone(),
+            state,
+            // Where a lane is done with a message, its count is gone; at least one it was.
+            attempts: job
+                .map_or(0, |job| job.attempts)
+                .max(u32::from(state.is_final())),
+            due: job.filter(|_| !state.is_final()).and_then(|job| job.due),
+            last: last.clone(),
+        }
+    }
 }

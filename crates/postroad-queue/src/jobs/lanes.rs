@@ -1,0 +1,353 @@
+//! The lanes: who is due, in which order, and who gets the next turn.
+//!
+//! Every operation costs the logarithm of the number of jobs in one lane or of the number of
+//! lanes; none walks over either.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+
+use postroad_mail::Timestamp;
+
+use crate::id::QueueId;
+use crate::store::{Lane, LaneSummary};
+
+/// Jobs that a lane may take in one turn, so that its connections are worth opening, and the
+/// other lanes do not wait long.
+const QUANTUM: usize = 4;
+
+/// Every so many turns one goes to the lanes whose last attempt failed; the others to those
+/// whose last attempt did not. Dead destinations so cost a live one a quarter, be they ten
+/// thousand.
+const TROUBLED_EVERY: u32 = 4;
+
+/// A lane's number, for as long as it has jobs or is parked.
+pub(super) type LaneNumber = u32;
+
+#[derive(Debug, Default)]
+pub(super) struct Lanes {
+    numbers: HashMap<Lane, LaneNumber>,
+    slots: Vec<Option<Slot>>,
+    free: Vec<LaneNumber>,
+    /// Lanes with a job that may be claimed at that moment.
+    later: BTreeSet<(Timestamp, LaneNumber)>,
+    /// Parked lanes without jobs, by the end of their parking.
+    idle: BTreeSet<(Timestamp, LaneNumber)>,
+    /// Lanes whose turn has come, each once; what is no longer true of one is found at its turn.
+    healthy: VecDeque<LaneNumber>,
+    troubled: VecDeque<LaneNumber>,
+    turns: u32,
+    cap: u64,
+}
+
+#[derive(Debug)]
+struct Slot {
+    name: Lane,
+    due: BTreeSet<(Timestamp, QueueId)>,
+    waiting: u64,
+    in_flight: u64,
+    parked: Option<Timestamp>,
+    troubled: bool,
+    place: Place,
+}
+
+/// In which of the orders a lane stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    None,
+    Later(Timestamp),
+    Idle(Timestamp),
+    Ring,
+}
+
+impl Lanes {
+    /// The number of a lane.
+    pub(super) fn intern(&mut self, lane: &Lane) -> LaneNumber {
+        if let Some(&number) = self.numbers.get(lane) {
+            return number;
+        }
+        let slot = Slot {
+            name: lane.clone(),
+            due: BTreeSet::new(),
+            waiting: 0,
+            in_flight: 0,
+            parked: None,
+            troubled: false,
+            place: Place::None,
+        };
+        let number = match self.free.pop() {
+            Some(number) => number,
+            None => {
+                self.slots.push(None);
+                LaneNumber::try_from(self.slots.len() - 1).unwrap_or(LaneNumber::MAX)
+            }
+        };
+        if let Some(place) = self.place_mut(number) {
+            *place = Some(slot);
+        }
+        self.numbers.insert(lane.clone(), number);
+        number
+    }
+
+    /// The number of a lane that has one.
+    pub(super) fn number(&self, lane: &Lane) -> Option<LaneNumber> {
+        self.numbers.get(lane).copied()
+    }
+
+    /// The lane of that number.
+    pub(super) fn name(&self, number: LaneNumber) -> Option<&Lane> {
+        self.slot(number).map(|slot| &slot.name)
+    }
+
+    /// A job comes to a lane; in its order, unless it is held.
+    pub(super) fn add(&mut self, number: LaneNumber, id: QueueId, due: Option<Timestamp>) {
+        if let Some(slot) = self.slot_mut(number) {
+            slot.waiting += 1;
+            if let Some(due) = due {
+                slot.due.insert((due, id));
+            }
+        }
+        self.settle(number, None);
+    }
+
+    /// A job that is not under lease leaves its lane.
+    pub(super) fn remove(&mut self, number: LaneNumber, id: QueueId, due: Timestamp) {
+        if let Some(slot) = self.slot_mut(number) {
+            slot.waiting = slot.waiting.saturating_sub(1);
+            slot.due.remove(&(due, id));
+        }
+        self.settle(number, None);
+    }
+
+    /// A job that is not under lease is put into the order, or out of it.
+    pub(super) fn order(&mut self, number: LaneNumber, id: QueueId, due: Timestamp, into: bool) {
+        if let Some(slot) = self.slot_mut(number) {
+            if into {
+                slot.due.insert((due, id));
+            } else {
+                slot.due.remove(&(due, id));
+            }
+        }
+        self.settle(number, None);
+    }
+
+    /// A lease has ended: the job waits again, or is gone.
+    pub(super) fn give_back(
+        &mut self,
+        number: LaneNumber,
+        id: QueueId,
+        waits: Option<Option<Timestamp>>,
+    ) {
+        if let Some(slot) = self.slot_mut(number) {
+            slot.in_flight = slot.in_flight.saturating_sub(1);
+            if let Some(due) = waits {
+                slot.waiting += 1;
+                if let Some(due) = due {
+                    slot.due.insert((due, id));
+                }
+            }
+        }
+        self.settle(number, None);
+    }
+
+    /// How the last attempt in a lane went.
+    pub(super) fn went(&mut self, number: LaneNumber, well: bool) {
+        if let Some(slot) = self.slot_mut(number) {
+            slot.troubled = !well;
+        }
+    }
+
+    /// Claims nothing of a lane before that moment.
+    pub(super) fn park(&mut self, number: LaneNumber, until: Option<Timestamp>) {
+        if let Some(slot) = self.slot_mut(number) {
+            slot.parked = until;
+        }
+        self.settle(number, None);
+    }
+
+    /// Takes what is due, lane by lane in turn, and counts it as in flight.
+    pub(super) fn take(
+        &mut self,
+        now: Timestamp,
+        max: usize,
+        cap: usize,
+    ) -> Vec<(LaneNumber, QueueId)> {
+        let cap = u64::try_from(cap).unwrap_or(u64::MAX);
+        if self.cap != cap {
+            self.cap = cap;
+            for number in 0..self.slots.len() {
+                self.settle(
+                    LaneNumber::try_from(number).unwrap_or(LaneNumber::MAX),
+                    None,
+                );
+            }
+        }
+        self.ripen(now);
+        let mut taken = Vec::new();
+        while taken.len() < max {
+            let Some(number) = self.next_turn() else {
+                break;
+            };
+            self.turn(number, now, max, &mut taken);
+        }
+        taken
+    }
+
+    /// When [`Lanes::take`] might find something.
+    pub(super) fn next_due(&self, now: Timestamp) -> Option<Timestamp> {
+        if self.healthy.is_empty() && self.troubled.is_empty() {
+            self.later.first().map(|&(due, _)| due)
+        } else {
+            Some(now)
+        }
+    }
+
+    /// Lanes with jobs, by name.
+    pub(super) fn summaries(&self) -> Vec<LaneSummary> {
+        let mut all: Vec<_> = self
+            .slots
+            .iter()
+            .flatten()
+            .filter(|slot| slot.waiting + slot.in_flight > 0)
+            .map(|slot| LaneSummary {
+                lane: slot.name.clone(),
+                waiting: slot.waiting,
+                in_flight: slot.in_flight,
+                next_due: slot.due.first().map(|&(due, _)| due),
+                parked_until: slot.parked,
+            })
+            .collect();
+        all.sort_by(|a, b| a.lane.cmp(&b.lane));
+        all
+    }
+
+    fn ripen(&mut self, now: Timestamp) {
+        while let Some(&(until, number)) = self.idle.first()
+            && until <= now
+        {
+            self.park(number, None);
+        }
+        while let Some(&(due, number)) = self.later.first()
+            && due <= now
+        {
+            self.later.pop_first();
+            self.ring(number);
+        }
+    }
+
+    fn ring(&mut self, number: LaneNumber) {
+        let Some(slot) = self.slot_mut(number) else {
+            return;
+        };
+        slot.place = Place::Ring;
+        if slot.troubled {
+            self.troubled.push_back(number);
+        } else {
+            self.healthy.push_back(number);
+        }
+    }
+
+    fn next_turn(&mut self) -> Option<LaneNumber> {
+        self.turns = self.turns.wrapping_add(1);
+        let (first, second) = if self.turns.is_multiple_of(TROUBLED_EVERY) {
+            (&mut self.troubled, &mut self.healthy)
+        } else {
+            (&mut self.healthy, &mut self.troubled)
+        };
+        first.pop_front().or_else(|| second.pop_front())
+    }
+
+    fn turn(
+        &mut self,
+        number: LaneNumber,
+        now: Timestamp,
+        max: usize,
+        taken: &mut Vec<(LaneNumber, QueueId)>,
+    ) {
+        let cap = self.cap;
+        let Some(slot) = self.slot_mut(number) else {
+            return;
+        };
+        slot.place = Place::None;
+        if slot.parked.is_some_and(|until| until <= now) {
+            slot.parked = None;
+        }
+        if slot.parked.is_none() {
+            for _ in 0..QUANTUM {
+                if taken.len() >= max || slot.in_flight >= cap {
+                    break;
+                }
+                let Some(&(due, id)) = slot.due.first() else {
+                    break;
+                };
+                if due > now {
+                    break;
+                }
+                slot.due.pop_first();
+                slot.waiting = slot.waiting.saturating_sub(1);
+                slot.in_flight += 1;
+                taken.push((number, id));
+            }
+        }
+        self.settle(number, Some(now));
+    }
+
+    /// Puts a lane where it belongs after anything has changed about it.
+    fn settle(&mut self, number: LaneNumber, now: Option<Timestamp>) {
+        let cap = self.cap;
+        let Some(slot) = self.slot_mut(number) else {
+            return;
+        };
+        let was = slot.place;
+        if was == Place::Ring {
+            return;
+        }
+        let place = if slot.waiting + slot.in_flight == 0 {
+            slot.parked.map(Place::Idle)
+        } else if slot.in_flight >= cap && cap > 0 {
+            Some(Place::None)
+        } else {
+            let next = slot.due.first().map(|&(due, _)| due);
+            let next = next.map(|due| slot.parked.map_or(due, |until| until.max(due)));
+            Some(next.map_or(Place::None, Place::Later))
+        };
+        slot.place = place.unwrap_or(Place::None);
+        match was {
+            Place::Later(at) => {
+                self.later.remove(&(at, number));
+            }
+            Place::Idle(at) => {
+                self.idle.remove(&(at, number));
+            }
+            Place::None | Place::Ring => {}
+        }
+        match place {
+            Some(Place::Later(at)) if now.is_some_and(|now| at <= now) => self.ring(number),
+            Some(Place::Later(at)) => {
+                self.later.insert((at, number));
+            }
+            Some(Place::Idle(at)) => {
+                self.idle.insert((at, number));
+            }
+            Some(Place::None | Place::Ring) => {}
+            None => self.forget(number),
+        }
+    }
+
+    fn forget(&mut self, number: LaneNumber) {
+        if let Some(slot) = self.place_mut(number).and_then(Option::take) {
+            self.numbers.remove(&slot.name);
+            self.free.push(number);
+        }
+    }
+
+    fn place_mut(&mut self, number: LaneNumber) -> Option<&mut Option<Slot>> {
+        self.slots.get_mut(usize::try_from(number).ok()?)
+    }
+
+    fn slot_mut(&mut self, number: LaneNumber) -> Option<&mut Slot> {
+        self.place_mut(number)?.as_mut()
+    }
+
+    fn slot(&self, number: LaneNumber) -> Option<&Slot> {
+        self.slots.get(usize::try_from(number).ok()?)?.as_ref()
+    }
+}
