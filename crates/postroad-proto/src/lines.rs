@@ -154,7 +154,7 @@ mod tests {
             "\r BareCr",
             "f\rg BareCr",
             "AUTH 5678901234567 CrLf",
-            "AUTH 56789012345678 CrLf",
+            "too long: Auth",
             "too long: Auth",
         ];
         let want: Vec<String> = want.iter().map(|&line| line.to_owned()).collect();
