@@ -10,3 +10,4 @@ pub mod dialogue;
 pub mod peers;
 pub mod postfix;
 pub mod process;
+pub mod site;
