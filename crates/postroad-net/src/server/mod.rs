@@ -1,15 +1,45 @@
-//! The server's side: listeners and the driver of [`postroad_proto::server::Session`].
+//! The server's side: listeners, limits, and the driver of [`postroad_proto::server::Session`].
+
+mod drive;
+mod limits;
+mod listener;
+mod transport;
 
 use std::future::Future;
 use std::net::IpAddr;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
-use postroad_proto::server::{Answer, Config, Info, Question};
+use futures_util::FutureExt as _;
+use postroad_mail::replies;
+use postroad_proto::server::{Answer, Config, Info, Peer, Question, Session};
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{debug, error, info, warn};
+
+pub use limits::{ConnectionLimits, Refusal};
+pub use listener::{BindError, BoundListener, ListenerTls};
+
+use crate::clock;
+use crate::tls::TlsCertificates;
+use drive::Driver;
+use limits::Gate;
+use transport::Transport;
+
+/// A pause after an accept that failed for want of descriptors or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long a TLS handshake may take.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a refused client may take to read why.
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A role's side of one session: answers its questions and takes its content.
 pub trait Handler: Send + 'static {
-    /// Decides. What is ready at once must not yield.
+    /// Decides. What is ready at once must not yield: then it costs no write and no task switch.
     fn ask(&mut self, info: &Info, question: Question) -> impl Future<Output = Answer> + Send;
 
     /// Takes a piece of content. A failure is remembered, and is the answer to `Commit`.
@@ -32,4 +62,193 @@ pub trait Role: Send + Sync + 'static {
 
     /// `submission` or `relay`, for the log.
     fn name(&self) -> &'static str;
+}
+
+/// A role on its listeners.
+#[derive(Debug)]
+pub struct Server<R> {
+    role: Arc<R>,
+    certificates: Option<Arc<TlsCertificates>>,
+    gate: Arc<Gate>,
+    tracker: TaskTracker,
+    shutdown: CancellationToken,
+}
+
+impl<R> Clone for Server<R> {
+    fn clone(&self) -> Self {
+        Self {
+            role: Arc::clone(&self.role),
+            certificates: self.certificates.clone(),
+            gate: Arc::clone(&self.gate),
+            tracker: self.tracker.clone(),
+            shutdown: self.shutdown.clone(),
+        }
+    }
+}
+
+impl<R: Role> Server<R> {
+    /// A server that ends its sessions when `shutdown` is cancelled.
+    #[must_use]
+    pub fn new(
+        role: Arc<R>,
+        certificates: Option<Arc<TlsCertificates>>,
+        limits: ConnectionLimits,
+        shutdown: CancellationToken,
+    ) -> Self {
+        Self {
+            role,
+            certificates,
+            gate: Arc::new(Gate::new(limits)),
+            tracker: TaskTracker::new(),
+            shutdown,
+        }
+    }
+
+    /// New limits for connections made from now on.
+    pub fn set_limits(&self, limits: ConnectionLimits) {
+        self.gate.set(limits);
+    }
+
+    /// Serves the listeners until the shutdown, then lets sessions finish for `drain` at most.
+    pub async fn run(self, listeners: Vec<BoundListener>, drain: Duration) {
+        for bound in listeners {
+            let server = self.clone();
+            self.tracker
+                .spawn(async move { server.accept(bound).await });
+        }
+        self.shutdown.cancelled().await;
+        self.tracker.close();
+        if tokio::time::timeout(drain, self.tracker.wait())
+            .await
+            .is_err()
+        {
+            warn!(
+                service = self.role.name(),
+                sessions = self.gate.open(),
+                "sessions cut off at the end of the time to finish"
+            );
+        }
+    }
+
+    async fn accept(self, bound: BoundListener) {
+        let (listener, tls) = match bound.into_tokio() {
+            Ok(listener) => listener,
+            Err(error) => {
+                error!(%error, "a listening socket cannot be used");
+                return;
+            }
+        };
+        loop {
+            tokio::select! {
+                biased;
+                () = self.shutdown.cancelled() => return,
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, peer)) => self.spawn(stream, peer.ip().to_canonical(), tls),
+                    Err(error) => {
+                        warn!(%error, listener = %address(&listener), "accepting a connection failed");
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                    }
+                },
+            }
+        }
+    }
+
+    fn spawn(&self, stream: TcpStream, peer: IpAddr, tls: ListenerTls) {
+        // Replies are written whole; waiting to fill a segment only delays them.
+        let _ = stream.set_nodelay(true);
+        let trusted = self.role.is_trusted(peer);
+        let entry = match self.gate.enter(peer, trusted, clock::instant()) {
+            Ok(entry) => entry,
+            Err(refusal) => {
+                info!(service = self.role.name(), peer = %peer, reason = ?refusal, "connection refused");
+                self.tracker.spawn(refuse(stream, refusal));
+                return;
+            }
+        };
+        let server = self.clone();
+        self.tracker.spawn(async move {
+            let served = AssertUnwindSafe(server.serve(stream, peer, trusted, tls)).catch_unwind().await;
+            let errors = served.unwrap_or_else(|_| {
+                error!(service = server.role.name(), peer = %peer, "a session ended by a fault of ours");
+                0
+            });
+            entry.leave(errors, clock::instant());
+        });
+    }
+
+    /// One connection from its first octet to its last; gives the errors counted in it.
+    async fn serve(
+        &self,
+        stream: TcpStream,
+        address: IpAddr,
+        trusted: bool,
+        tls: ListenerTls,
+    ) -> u32 {
+        let (config, handler) = self.role.open(address);
+        let acceptor = self.certificates.as_ref().map(|c| c.acceptor());
+        let mut transport = Transport::Plain(stream);
+        let mut peer = Peer {
+            address,
+            trusted,
+            tls: None,
+        };
+        if let (ListenerTls::Implicit, Some(acceptor)) = (tls, &acceptor) {
+            match tokio::time::timeout(HANDSHAKE_TIMEOUT, transport.accept_tls(acceptor)).await {
+                Ok(Ok((secured, info))) => {
+                    transport = secured;
+                    peer.tls = Some(info);
+                }
+                Ok(Err(error)) => {
+                    debug!(service = self.role.name(), peer = %address, %error, "TLS handshake failed");
+                    return 1;
+                }
+                Err(_) => return 1,
+            }
+        }
+        let config = session_config(config, tls);
+        let write_timeout = config.limits.command_timeout;
+        let session = Session::new(clock::instant(), config, peer);
+        let driver = Driver::new(
+            transport,
+            session,
+            handler,
+            acceptor,
+            self.shutdown.clone(),
+            write_timeout,
+        );
+        let ended = driver.run().await;
+        debug!(service = self.role.name(), peer = %address, errors = ended.errors, messages = ended.messages, reason = %ended.reason, "session ended");
+        ended.errors
+    }
+}
+
+/// STARTTLS is offered where the listener has it.
+fn session_config(config: Arc<Config>, tls: ListenerTls) -> Arc<Config> {
+    let offered = matches!(tls, ListenerTls::StartTls);
+    if config.extensions.starttls == offered {
+        return config;
+    }
+    let mut config = Arc::unwrap_or_clone(config);
+    config.extensions.starttls = offered;
+    Arc::new(config)
+}
+
+fn address(listener: &TcpListener) -> String {
+    listener
+        .local_addr()
+        .map_or_else(|_| "?".to_owned(), |a| a.to_string())
+}
+
+async fn refuse(mut stream: TcpStream, refusal: Refusal) {
+    let reply = match refusal {
+        Refusal::Connections | Refusal::PerAddress => replies::TOO_MANY_CONNECTIONS,
+        Refusal::Errors => replies::TOO_MANY_ERRORS,
+    };
+    let mut text = Vec::with_capacity(128);
+    reply.write_to(&mut text);
+    let said = async {
+        stream.write_all(&text).await?;
+        stream.shutdown().await
+    };
+    let _ = tokio::time::timeout(REFUSAL_TIMEOUT, said).await;
 }

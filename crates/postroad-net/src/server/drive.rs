@@ -1,0 +1,273 @@
+use std::io;
+use std::pin::pin;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use futures_util::poll;
+use postroad_proto::server::{Answer, Output, Question, Session};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+use super::transport::Transport;
+use super::{HANDSHAKE_TIMEOUT, Handler};
+use crate::clock;
+
+/// What an idle session reads into; all that it keeps while nothing comes.
+const FIRST_READ: usize = 256;
+/// The buffer that a session takes while octets come, and gives back when it has used them up.
+const BUFFER: usize = 32 << 10;
+/// Octets of a client that goes on sending after we have closed, read and thrown away at most, so
+/// that our last reply is not lost to a reset.
+const DISCARD_MAX: usize = 64 << 10;
+/// How long that may take.
+const DISCARD_TIME: Duration = Duration::from_secs(1);
+
+/// Moves octets, questions and time between a connection, a session and a role's handler.
+pub(crate) struct Driver<S, H> {
+    transport: Transport<S>,
+    session: Session,
+    handler: H,
+    acceptor: Option<TlsAcceptor>,
+    shutdown: CancellationToken,
+    write_timeout: Duration,
+    input: BytesMut,
+    /// Replies taken from the session and not written yet.
+    output: BytesMut,
+    told_of_shutdown: bool,
+    at_end: bool,
+    messages: u64,
+}
+
+/// How a session ended.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) errors: u32,
+    pub(crate) messages: u64,
+    pub(crate) reason: String,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin, H: Handler> Driver<S, H> {
+    pub(crate) fn new(
+        transport: Transport<S>,
+        session: Session,
+        handler: H,
+        acceptor: Option<TlsAcceptor>,
+        shutdown: CancellationToken,
+        write_timeout: Duration,
+    ) -> Self {
+        Self {
+            transport,
+            session,
+            handler,
+            acceptor,
+            shutdown,
+            write_timeout,
+            input: BytesMut::new(),
+            output: BytesMut::new(),
+            told_of_shutdown: false,
+            at_end: false,
+            messages: 0,
+        }
+    }
+
+    pub(crate) async fn run(mut self) -> Ended {
+        let reason = match self.drive().await {
+            Ok(()) => "closed".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        // Whatever the role still holds of a transaction goes with it.
+        self.handler.abandon();
+        Ended {
+            errors: self.session.errors(),
+            messages: self.messages,
+            reason,
+        }
+    }
+
+    async fn drive(&mut self) -> io::Result<()> {
+        loop {
+            match self.session.poll(clock::instant(), &mut self.input) {
+                Output::Ask(question) => self.ask(question).await?,
+                Output::Body(chunk) => self.handler.body(chunk).await,
+                Output::Abandon => self.handler.abandon(),
+                Output::StartTls => self.start_tls().await?,
+                Output::Pause { until } => {
+                    self.flush().await?;
+                    if until > clock::instant() {
+                        tokio::time::sleep_until(until.into()).await;
+                    }
+                }
+                Output::Wait { until } => self.wait(until).await?,
+                Output::Close => return self.close().await,
+            }
+        }
+    }
+
+    async fn ask(&mut self, question: Question) -> io::Result<()> {
+        let connecting = matches!(question, Question::Connect);
+        let replies = self.session.replies().split();
+        self.output.unsplit(replies);
+        let answer = {
+            let mut deciding = pin!(self.handler.ask(self.session.info(), question));
+            // A decision that is ready does not end the batch of replies; one that takes time does.
+            match poll!(deciding.as_mut()) {
+                Poll::Ready(answer) => answer,
+                Poll::Pending if self.output.is_empty() => deciding.await,
+                Poll::Pending => {
+                    let writing = write(&mut self.transport, &mut self.output, self.write_timeout);
+                    let (answer, written) = tokio::join!(deciding, writing);
+                    written?;
+                    answer
+                }
+            }
+        };
+        if matches!(answer, Answer::Queued(_)) {
+            self.messages += 1;
+        }
+        self.session.answer(clock::instant(), answer);
+        if connecting && self.transport.is_plain() {
+            self.listen_for_early_talk().await?;
+        }
+        Ok(())
+    }
+
+    /// The greeting has not left yet: whatever is there to read was sent before it.
+    async fn listen_for_early_talk(&mut self) -> io::Result<()> {
+        let mut first = [0; 1];
+        let mut reading = pin!(self.transport.read(&mut first));
+        if let Poll::Ready(read) = poll!(reading.as_mut()) {
+            if read? == 0 {
+                self.at_end = true;
+                self.session.end_of_input(clock::instant());
+            } else {
+                self.session.spoke_early(clock::instant());
+            }
+        }
+        Ok(())
+    }
+
+    async fn start_tls(&mut self) -> io::Result<()> {
+        self.flush().await?;
+        self.input.clear();
+        let Some(acceptor) = self.acceptor.clone() else {
+            return Err(io::Error::other("STARTTLS without a certificate"));
+        };
+        let plain = match std::mem::replace(&mut self.transport, Transport::Closed) {
+            Transport::Plain(stream) => Transport::Plain(stream),
+            Transport::Tls(_) | Transport::Closed => {
+                return Err(io::Error::other("STARTTLS under TLS"));
+            }
+        };
+        let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, plain.accept_tls(&acceptor));
+        let (secured, info) = handshake
+            .await
+            .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+        self.transport = secured;
+        debug!(version = info.version, cipher = info.cipher, "TLS started");
+        self.session.tls_started(clock::instant(), info);
+        Ok(())
+    }
+
+    async fn wait(&mut self, until: Instant) -> io::Result<()> {
+        self.flush().await?;
+        if self.at_end {
+            self.session.end_of_input(clock::instant());
+            return Ok(());
+        }
+        if self.input.is_empty() {
+            // Octets that were split off keep the old buffer alive only as long as they live.
+            self.input = BytesMut::new();
+        }
+        tokio::select! {
+            biased;
+            read = read(&mut self.transport, &mut self.input) => {
+                if read? == 0 {
+                    self.at_end = true;
+                    self.session.end_of_input(clock::instant());
+                }
+            }
+            () = self.shutdown.cancelled(), if !self.told_of_shutdown => {
+                self.told_of_shutdown = true;
+                self.session.shut_down(clock::instant());
+            }
+            () = tokio::time::sleep_until(until.into()) => self.session.timed_out(clock::instant()),
+        }
+        Ok(())
+    }
+
+    async fn flush(&mut self) -> io::Result<()> {
+        let replies = self.session.replies().split();
+        self.output.unsplit(replies);
+        write(&mut self.transport, &mut self.output, self.write_timeout).await
+    }
+
+    /// Flush, close our side, read a little of what still comes, so that no reset overtakes the
+    /// last reply.
+    async fn close(&mut self) -> io::Result<()> {
+        self.flush().await?;
+        let lingering = async {
+            self.transport.shutdown().await?;
+            let mut rest = [0; 1024];
+            let mut discarded = 0;
+            while discarded < DISCARD_MAX {
+                match self.transport.read(&mut rest).await? {
+                    0 => break,
+                    read => discarded += read,
+                }
+            }
+            io::Result::Ok(())
+        };
+        // Everything that matters has been written.
+        let _ = tokio::time::timeout(DISCARD_TIME, lingering).await;
+        Ok(())
+    }
+}
+
+/// Reads what is there. Until something comes, no more than a few octets are set aside for it.
+async fn read<S: AsyncRead + Unpin>(transport: &mut S, input: &mut BytesMut) -> io::Result<usize> {
+    if input.capacity() - input.len() < FIRST_READ {
+        if !input.is_empty() {
+            input.reserve(BUFFER);
+            return transport.read_buf(input).await;
+        }
+        let mut first = [0; FIRST_READ];
+        let mut read = transport.read(&mut first).await?;
+        let more = read == FIRST_READ;
+        input.reserve(if more { BUFFER } else { FIRST_READ });
+        input.extend_from_slice(first.get(..read).unwrap_or_default());
+        if more {
+            // There is probably more at hand; an end or error found now is found again.
+            let mut rest = pin!(transport.read_buf(input));
+            if let Poll::Ready(Ok(further)) = poll!(rest.as_mut()) {
+                read += further;
+            }
+        }
+        return Ok(read);
+    }
+    transport.read_buf(input).await
+}
+
+async fn write<S: AsyncWrite + Unpin>(
+    transport: &mut S,
+    output: &mut BytesMut,
+    timeout: Duration,
+) -> io::Result<()> {
+    if output.is_empty() {
+        return Ok(());
+    }
+    let writing = async {
+        transport.write_all(output).await?;
+        transport.flush().await
+    };
+    let written = tokio::time::timeout(timeout, writing).await;
+    *output = BytesMut::new();
+    written.map_err(|_| {
+        io::Error::new(
+            io::ErrorKind::TimedOut,
+            "the client does not read its replies",
+        )
+    })?
+}
