@@ -1,12 +1,19 @@
 //! The client's side: connections to next hops, and the driver of [`postroad_proto::client::Session`].
 
+mod connection;
+mod tls;
+
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use postroad_mail::TlsInfo;
-use postroad_proto::client::{Config, Phase, Report, SessionError, Transaction};
+use postroad_proto::client::{Config, Phase, SessionError};
+
+pub use connection::Connection;
+
+use tls::TlsConfigs;
 
 /// A next hop, and how to reach it.
 #[derive(Clone, Debug)]
@@ -65,57 +72,37 @@ pub trait Source: Send {
     fn next(&mut self) -> impl Future<Output = std::io::Result<Bytes>> + Send;
 }
 
+/// Why there is no connector.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConnectorError {
+    /// A file of certificate authorities cannot be used.
+    #[error("reading certificate authorities from {}: {detail}", path.display())]
+    Roots {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        detail: String,
+    },
+    /// The system's certificate authorities cannot be used.
+    #[error("preparing TLS: {0}")]
+    Tls(rustls::Error),
+}
+
 /// Makes connections.
 #[derive(Clone, Debug)]
-pub struct Connector {}
-
-/// An open session, between transactions.
-#[derive(Debug)]
-pub struct Connection {}
+pub struct Connector {
+    tls: TlsConfigs,
+}
 
 impl Connector {
     /// With the system's certificate authorities and `extra_roots` (PEM files of more).
     ///
     /// # Errors
     /// Where a file cannot be read or holds no certificate.
-    pub fn new(_extra_roots: &[std::path::PathBuf]) -> std::io::Result<Self> {
-        unimplemented!()
-    }
-
-    /// Calls a next hop and opens a session with it.
-    ///
-    /// # Errors
-    /// Where it came to none.
-    pub async fn connect(&self, _target: &Target) -> Result<Connection, ConnectError> {
-        unimplemented!()
-    }
-}
-
-impl Connection {
-    /// Sends one message. Always reports on every recipient. Where the content cannot be read to its
-    /// end, the connection is dropped before the end of data, and all recipients are `Broken`.
-    pub async fn deliver(
-        &mut self,
-        _transaction: Transaction,
-        _content: &mut impl Source,
-    ) -> Report {
-        unimplemented!()
-    }
-
-    /// Whether another message may follow.
-    #[must_use]
-    pub fn is_reusable(&self) -> bool {
-        unimplemented!()
-    }
-
-    /// The connection's TLS.
-    #[must_use]
-    pub fn tls(&self) -> Option<&TlsInfo> {
-        unimplemented!()
-    }
-
-    /// Says QUIT, and closes, within a few seconds.
-    pub async fn quit(self) {
-        unimplemented!()
+    pub fn new(extra_roots: &[PathBuf]) -> Result<Self, ConnectorError> {
+        Ok(Self {
+            tls: TlsConfigs::new(extra_roots)?,
+        })
     }
 }

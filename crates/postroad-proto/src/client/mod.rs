@@ -1,12 +1,23 @@
 //! The client's side of a session.
+//!
+//! The contract with the driver: call [`Session::poll`] with the input at hand, and do what it
+//! says, until it says [`Output::Failed`] or [`Output::Closed`]. What is to be written gathers in
+//! [`Session::requests`]. However the session ends, every recipient of a transaction is reported
+//! on once, in [`Output::Finished`].
 
-use std::sync::Arc;
+mod auth;
+mod dot;
+mod mailing;
+mod reply;
+mod session;
+
 use std::time::{Duration, Instant};
 
-use bytes::BytesMut;
-use postroad_mail::{AuthParam, BodyKind, Recipient, Reply, Ret, ReversePath, TlsInfo};
+use postroad_mail::{AuthParam, BodyKind, Recipient, Reply, Ret, ReversePath};
 
-use crate::ehlo::Extensions;
+pub use reply::{REPLY_LINE_MAX, REPLY_LINES_MAX, REPLY_MAX};
+pub use session::Session;
+
 use crate::sasl::{Mechanism, Secret};
 
 /// How to talk to a server.
@@ -222,74 +233,4 @@ pub enum Output {
     },
     /// QUIT has been answered: close the connection.
     Closed,
-}
-
-/// One session with a server.
-#[derive(Debug)]
-pub struct Session {
-    config: Arc<Config>,
-    requests: BytesMut,
-}
-
-impl Session {
-    /// A session over a connection that has just been made; `tls` where TLS is already on.
-    #[must_use]
-    pub fn new(_now: Instant, config: Arc<Config>, _tls: Option<TlsInfo>) -> Self {
-        Self {
-            config,
-            requests: BytesMut::new(),
-        }
-    }
-
-    /// Takes what it can use of the input and says what to do next.
-    pub fn poll(&mut self, _now: Instant, _input: &mut BytesMut) -> Output {
-        let _ = &self.config;
-        unimplemented!()
-    }
-
-    /// Starts a transaction; legal at [`Output::Ready`].
-    pub fn begin(&mut self, _now: Instant, _transaction: Transaction) {
-        unimplemented!()
-    }
-
-    /// A piece of the message; legal at [`Output::Body`].
-    pub fn body(&mut self, _now: Instant, _piece: &[u8]) {
-        unimplemented!()
-    }
-
-    /// The message is complete; legal at [`Output::Body`].
-    pub fn body_end(&mut self, _now: Instant) {
-        unimplemented!()
-    }
-
-    /// The handshake has succeeded.
-    pub fn tls_started(&mut self, _now: Instant, _tls: TlsInfo) {
-        unimplemented!()
-    }
-
-    /// The moment named by [`Output::Wait`] has come with no input.
-    pub fn timed_out(&mut self, _now: Instant) {
-        unimplemented!()
-    }
-
-    /// The server has closed the connection, or it broke.
-    pub fn end_of_input(&mut self, _now: Instant) {
-        unimplemented!()
-    }
-
-    /// Says goodbye; legal at [`Output::Ready`].
-    pub fn quit(&mut self, _now: Instant) {
-        unimplemented!()
-    }
-
-    /// Octets to write to the server.
-    pub fn requests(&mut self) -> &mut BytesMut {
-        &mut self.requests
-    }
-
-    /// What the server's last EHLO offered.
-    #[must_use]
-    pub fn extensions(&self) -> &Extensions {
-        unimplemented!()
-    }
 }

@@ -1,0 +1,322 @@
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use futures_util::poll;
+use postroad_mail::TlsInfo;
+use postroad_proto::Extensions;
+use postroad_proto::client::{
+    Output, Phase, RecipientResult, Report, Session, SessionError, Transaction,
+};
+use rustls_pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio_rustls::TlsConnector;
+
+use super::tls::TlsConfigs;
+use super::{ConnectError, Connector, Source, Target};
+use crate::{clock, tls};
+
+/// Octets read from a server at a time.
+const READ: usize = 4096;
+/// Octets that gather before they are written, at least.
+const WRITE: usize = 16 << 10;
+
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
+/// An open session, between transactions.
+pub struct Connection {
+    /// None once it has been closed.
+    stream: Option<Box<dyn Stream>>,
+    session: Session,
+    input: BytesMut,
+    peer: SocketAddr,
+    tls: Option<TlsInfo>,
+    write_timeout: Duration,
+}
+
+impl std::fmt::Debug for Connection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Connection")
+            .field("peer", &self.peer)
+            .field("tls", &self.tls)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Connector {
+    /// Calls a next hop and opens a session with it.
+    ///
+    /// # Errors
+    /// Where it came to none.
+    pub async fn connect(&self, target: &Target) -> Result<Connection, ConnectError> {
+        let address = target.address;
+        let failed = |detail: String| ConnectError::Connect { address, detail };
+        let connecting = tokio::time::timeout(target.connect_timeout, call(target));
+        let stream = match connecting.await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => return Err(failed(error.to_string())),
+            Err(_) => {
+                return Err(failed(format!(
+                    "no answer within {} s",
+                    target.connect_timeout.as_secs()
+                )));
+            }
+        };
+        let (stream, tls): (Box<dyn Stream>, _) = if target.implicit_tls {
+            let (stream, info) = handshake(&self.tls, target, stream).await?;
+            (Box::new(stream), Some(info))
+        } else {
+            (Box::new(stream), None)
+        };
+        let session = Session::new(clock::instant(), target.session.clone(), tls.clone());
+        let mut connection = Connection {
+            stream: Some(stream),
+            session,
+            input: BytesMut::new(),
+            peer: address,
+            tls,
+            write_timeout: target.session.timeouts.data_block,
+        };
+        connection.open(&self.tls, target).await?;
+        Ok(connection)
+    }
+}
+
+impl Connection {
+    async fn open(&mut self, configs: &TlsConfigs, target: &Target) -> Result<(), ConnectError> {
+        loop {
+            match self.session.poll(clock::instant(), &mut self.input) {
+                Output::Ready => return Ok(()),
+                Output::Wait { until } => self.exchange(until).await,
+                Output::StartTls => {
+                    self.flush().await;
+                    self.input.clear();
+                    let Some(stream) = self.stream.take() else {
+                        continue;
+                    };
+                    let (stream, info) = handshake(configs, target, stream).await?;
+                    self.stream = Some(Box::new(stream));
+                    self.tls = Some(info.clone());
+                    self.session.tls_started(clock::instant(), info);
+                }
+                Output::Failed { phase, error } => {
+                    return Err(ConnectError::Session {
+                        address: self.peer,
+                        phase,
+                        error,
+                    });
+                }
+                Output::Body | Output::Finished(_) | Output::Closed => {
+                    let error = SessionError::Protocol("out of turn");
+                    return Err(ConnectError::Session {
+                        address: self.peer,
+                        phase: Phase::Idle,
+                        error,
+                    });
+                }
+            }
+        }
+    }
+
+    /// Sends one message. Always reports on every recipient. Where the content cannot be read to
+    /// its end, the connection is dropped before the end of data, and all recipients are `Broken`.
+    pub async fn deliver(&mut self, transaction: Transaction, content: &mut impl Source) -> Report {
+        let recipients = transaction.recipients.len();
+        self.session.begin(clock::instant(), transaction);
+        loop {
+            match self.session.poll(clock::instant(), &mut self.input) {
+                Output::Finished(report) => return report,
+                Output::Wait { until } => self.exchange(until).await,
+                Output::Body if self.stream.is_none() => {
+                    self.session.end_of_input(clock::instant())
+                }
+                Output::Body => match content.next().await {
+                    Ok(piece) if piece.is_empty() => self.session.body_end(clock::instant()),
+                    Ok(piece) => {
+                        self.session.body(clock::instant(), &piece);
+                        if self.session.requests().len() >= WRITE {
+                            self.flush().await;
+                            self.look().await;
+                        }
+                    }
+                    Err(_) => {
+                        self.stream = None;
+                        self.session.end_of_input(clock::instant());
+                    }
+                },
+                Output::Failed { phase, error } => {
+                    self.stream = None;
+                    let broken = || RecipientResult::Broken {
+                        phase,
+                        error: error.clone(),
+                    };
+                    return Report {
+                        recipients: (0..recipients).map(|_| broken()).collect(),
+                    };
+                }
+                Output::Ready | Output::StartTls | Output::Closed => {
+                    self.stream = None;
+                    self.session.end_of_input(clock::instant());
+                }
+            }
+        }
+    }
+
+    /// Whether another message may follow.
+    #[must_use]
+    pub fn is_reusable(&self) -> bool {
+        self.stream.is_some() && self.session.is_ready()
+    }
+
+    /// Looks, without waiting, whether the server has ended an idle session.
+    pub async fn is_alive(&mut self) -> bool {
+        self.look().await;
+        matches!(
+            self.session.poll(clock::instant(), &mut self.input),
+            Output::Ready
+        ) && self.is_reusable()
+    }
+
+    /// The connection's TLS.
+    #[must_use]
+    pub fn tls(&self) -> Option<&TlsInfo> {
+        self.tls.as_ref()
+    }
+
+    /// Who is at the other end.
+    #[must_use]
+    pub fn peer(&self) -> SocketAddr {
+        self.peer
+    }
+
+    /// What the server offers.
+    #[must_use]
+    pub fn extensions(&self) -> &Extensions {
+        self.session.extensions()
+    }
+
+    /// Says QUIT, and closes, within a few seconds.
+    pub async fn quit(mut self) {
+        self.session.quit(clock::instant());
+        while let Output::Wait { until } = self.session.poll(clock::instant(), &mut self.input) {
+            self.exchange(until).await;
+        }
+        if let Some(mut stream) = self.stream.take() {
+            let _ = tokio::time::timeout(Duration::from_secs(1), stream.shutdown()).await;
+        }
+    }
+
+    /// Writes what has gathered, reads what comes.
+    async fn exchange(&mut self, until: std::time::Instant) {
+        self.flush().await;
+        let Some(stream) = &mut self.stream else {
+            self.session.end_of_input(clock::instant());
+            return;
+        };
+        self.input.reserve(READ);
+        match tokio::time::timeout_at(until.into(), stream.read_buf(&mut self.input)).await {
+            Ok(Ok(read)) if read > 0 => {}
+            Ok(_) => self.lost(),
+            Err(_) => self.session.timed_out(clock::instant()),
+        }
+    }
+
+    /// Reads what is there without waiting for it: a refusal that comes while we send.
+    async fn look(&mut self) {
+        let Some(stream) = &mut self.stream else {
+            return;
+        };
+        self.input.reserve(READ);
+        let read = {
+            let mut reading = pin!(stream.read_buf(&mut self.input));
+            poll!(reading.as_mut())
+        };
+        if matches!(read, Poll::Ready(Ok(0) | Err(_))) {
+            self.lost();
+        }
+    }
+
+    async fn flush(&mut self) {
+        let requests = self.session.requests().split();
+        if requests.is_empty() {
+            return;
+        }
+        let Some(stream) = &mut self.stream else {
+            return;
+        };
+        let writing = async {
+            stream.write_all(&requests).await?;
+            stream.flush().await
+        };
+        match tokio::time::timeout(self.write_timeout, writing).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => {
+                // The server may have said why before it closed.
+                self.look().await;
+                let _ = self.stream.take();
+            }
+            Err(_) => self.lost(),
+        }
+    }
+
+    fn lost(&mut self) {
+        self.stream = None;
+        if self.input.is_empty() {
+            self.session.end_of_input(clock::instant());
+        }
+    }
+}
+
+async fn call(target: &Target) -> io::Result<TcpStream> {
+    let socket = if target.address.is_ipv4() {
+        TcpSocket::new_v4()
+    } else {
+        TcpSocket::new_v6()
+    }?;
+    if let Some(source) = target.source {
+        socket.bind(SocketAddr::new(source, 0))?;
+    }
+    let stream = socket.connect(target.address).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+async fn handshake<S: Stream>(
+    configs: &TlsConfigs,
+    target: &Target,
+    stream: S,
+) -> Result<(tokio_rustls::client::TlsStream<S>, TlsInfo), ConnectError> {
+    let failed = |detail: String| ConnectError::Tls {
+        address: target.address,
+        detail,
+    };
+    let config = if target.verify {
+        &configs.verifying
+    } else {
+        &configs.opportunistic
+    };
+    let name = match ServerName::try_from(target.name.clone()) {
+        Ok(name) => name,
+        Err(_) if target.verify => {
+            return Err(failed(format!(
+                "{} is no name that a certificate can be valid for",
+                target.name
+            )));
+        }
+        Err(_) => ServerName::from(target.address.ip()),
+    };
+    let connecting = TlsConnector::from(std::sync::Arc::clone(config)).connect(name, stream);
+    match tokio::time::timeout(target.connect_timeout, connecting).await {
+        Ok(Ok(stream)) => {
+            let info = tls::info(stream.get_ref().1);
+            Ok((stream, info))
+        }
+        Ok(Err(error)) => Err(failed(error.to_string())),
+        Err(_) => Err(failed("the handshake takes too long".to_owned())),
+    }
+}
