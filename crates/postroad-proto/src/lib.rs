@@ -9,6 +9,8 @@ pub mod command;
 mod content;
 mod data;
 mod ehlo;
+#[doc(hidden)]
+pub mod fuzz;
 mod grammar;
 mod lines;
 mod params;
