@@ -1,5 +1,12 @@
 //! Writes out what each command does in each state: the table to review a change by.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "helpers of tests: a panic is the failure"
+)]
+
 mod kit;
 
 use std::fmt::Write as _;

@@ -1,5 +1,12 @@
 //! What holds for any input: run here on random dialogues, and by a fuzzer on worse ones.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "helpers of tests: a panic is the failure"
+)]
+
 mod kit;
 
 use proptest::collection::vec;

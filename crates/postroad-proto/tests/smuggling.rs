@@ -1,5 +1,12 @@
 //! The published SMTP smuggling sequences: none of them ends DATA.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "helpers of tests: a panic is the failure"
+)]
+
 mod kit;
 
 use kit::{Player, Settings};

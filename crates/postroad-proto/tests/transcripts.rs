@@ -2,6 +2,13 @@
 //!
 //! `UPDATE=1 cargo test -p postroad-proto --test transcripts` writes the server's side anew.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "helpers of tests: a panic is the failure"
+)]
+
 mod kit;
 
 use std::collections::BTreeSet;

@@ -26,7 +26,7 @@ impl Session {
         let Some(Command { verb, argument }) = Command::parse(line) else {
             return Err(unknown(line));
         };
-        if matches!(self.state, State::Refused) && verb != Verb::Quit {
+        if matches!(self.state, State::Refused) && !matches!(verb, Verb::Quit | Verb::Bdat) {
             return Err(replies::BAD_SEQUENCE);
         }
         match verb {
