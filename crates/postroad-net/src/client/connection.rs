@@ -133,7 +133,7 @@ impl Connection {
                 Output::Finished(report) => return report,
                 Output::Wait { until } => self.exchange(until).await,
                 Output::Body if self.stream.is_none() => {
-                    self.session.end_of_input(clock::instant())
+                    self.session.end_of_input(clock::instant());
                 }
                 Output::Body => match content.next().await {
                     Ok(piece) if piece.is_empty() => self.session.body_end(clock::instant()),

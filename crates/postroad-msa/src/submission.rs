@@ -1,0 +1,238 @@
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use postroad_intake::Intake;
+use postroad_mail::{escape_peer_text, replies};
+use postroad_net::server::{Handler, Role};
+use postroad_net::{Networks, clock};
+use postroad_proto::sasl::{Mechanism, Secret};
+use postroad_proto::server::{Answer, Info, Question};
+use postroad_queue::Store;
+use tracing::{error, info};
+
+use crate::auth::{Identity, SharedAuthenticator};
+use crate::sender::{AnyAddress, OwnAddress, SenderPolicy};
+
+/// The settings of the role.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Those of its sessions; AUTH must be required.
+    pub session: Arc<postroad_proto::server::Config>,
+    /// Those of its intake; with fix-ups.
+    pub intake: Arc<postroad_intake::Config>,
+    /// Peers whose bare newlines are mended, and whose errors are not held against them. They must log in all the same.
+    pub trusted: Networks,
+    /// Whether the reverse-path must be the user's own.
+    pub sender_must_match: bool,
+}
+
+/// The submission role.
+#[derive(Debug)]
+pub struct Submission {
+    config: ArcSwap<Config>,
+    store: Shared,
+    authenticator: SharedAuthenticator,
+}
+
+/// Stores have nothing to print.
+struct Shared(Arc<dyn Store>);
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Store")
+    }
+}
+
+impl Submission {
+    /// The role with a store and a directory.
+    #[must_use]
+    pub fn new(config: Config, store: Arc<dyn Store>, authenticator: SharedAuthenticator) -> Self {
+        Self {
+            config: ArcSwap::from_pointee(config),
+            store: Shared(store),
+            authenticator,
+        }
+    }
+
+    /// New settings, for sessions from now on.
+    pub fn reload(&self, config: Config) {
+        self.config.store(Arc::new(config));
+    }
+}
+
+impl Role for Submission {
+    type Handler = SubmissionHandler;
+
+    fn open(&self, peer: IpAddr) -> (Arc<postroad_proto::server::Config>, SubmissionHandler) {
+        let config = self.config.load_full();
+        let session = Arc::clone(&config.session);
+        let handler = SubmissionHandler {
+            config,
+            store: Arc::clone(&self.store.0),
+            authenticator: self.authenticator.clone(),
+            peer,
+            identity: None,
+            transaction: None,
+        };
+        (session, handler)
+    }
+
+    fn is_trusted(&self, peer: IpAddr) -> bool {
+        self.config.load().trusted.contains(peer)
+    }
+
+    fn name(&self) -> &'static str {
+        "submission"
+    }
+}
+
+/// The role's side of one session.
+#[allow(
+    missing_debug_implementations,
+    reason = "it holds a store and a message half received"
+)]
+pub struct SubmissionHandler {
+    config: Arc<Config>,
+    store: Arc<dyn Store>,
+    authenticator: SharedAuthenticator,
+    peer: IpAddr,
+    identity: Option<Identity>,
+    transaction: Option<Transaction>,
+}
+
+struct Transaction {
+    intake: Intake,
+    from: String,
+    recipients: usize,
+    size: usize,
+}
+
+impl Handler for SubmissionHandler {
+    async fn ask(&mut self, info: &Info, question: Question) -> Answer {
+        match question {
+            Question::Connect | Question::Hello(_) | Question::Rcpt(_) => Answer::Accept,
+            Question::Password {
+                mechanism,
+                authorization,
+                user,
+                secret,
+            } => {
+                self.password(mechanism, authorization.as_deref(), &user, &secret)
+                    .await
+            }
+            Question::Mail(mail) => {
+                let Some(identity) = &self.identity else {
+                    return Answer::Reject(replies::AUTH_REQUIRED);
+                };
+                let allowed = if self.config.sender_must_match {
+                    OwnAddress.allows(identity, &mail.from)
+                } else {
+                    AnyAddress.allows(identity, &mail.from)
+                };
+                if allowed {
+                    Answer::Accept
+                } else {
+                    Answer::Reject(replies::SENDER_NOT_OWNED)
+                }
+            }
+            Question::Data(envelope) => {
+                let (from, recipients) = (envelope.from.to_string(), envelope.recipients().len());
+                match Intake::begin(
+                    clock::now(),
+                    Arc::clone(&self.config.intake),
+                    &self.store,
+                    info,
+                    *envelope,
+                ) {
+                    Ok(intake) => {
+                        self.transaction = Some(Transaction {
+                            intake,
+                            from,
+                            recipients,
+                            size: 0,
+                        });
+                        Answer::Accept
+                    }
+                    Err(reply) => Answer::Reject(reply),
+                }
+            }
+            Question::Commit => self.commit().await,
+            Question::Verify(_) | Question::Expand(_) => Answer::Reject(replies::CANNOT_VERIFY),
+        }
+    }
+
+    async fn body(&mut self, chunk: Bytes) {
+        if let Some(transaction) = &mut self.transaction {
+            transaction.size += chunk.len();
+            transaction.intake.body(chunk).await;
+        }
+    }
+
+    fn abandon(&mut self) {
+        self.transaction = None;
+    }
+}
+
+impl SubmissionHandler {
+    async fn password(
+        &mut self,
+        mechanism: Mechanism,
+        authorization: Option<&str>,
+        user: &str,
+        secret: &Secret,
+    ) -> Answer {
+        let shown = escape_peer_text(user);
+        let found = self.authenticator.verify(user, secret).await;
+        // Nobody may act as somebody else.
+        let itself = authorization.is_none_or(|other| other == user);
+        match found {
+            Ok(Some(identity)) if itself => {
+                info!(user = shown, peer = %self.peer, %mechanism, "authenticated");
+                let name = identity.user.clone();
+                self.identity = Some(identity);
+                Answer::Identity(name)
+            }
+            Ok(_) => {
+                info!(user = shown, peer = %self.peer, %mechanism, "authentication failed");
+                Answer::Reject(replies::AUTH_FAILED)
+            }
+            Err(error) => {
+                error!(user = shown, peer = %self.peer, %error, "authentication is not possible");
+                Answer::Reject(replies::AUTH_UNAVAILABLE)
+            }
+        }
+    }
+
+    async fn commit(&mut self) -> Answer {
+        let Some(Transaction {
+            intake,
+            from,
+            recipients,
+            size,
+        }) = self.transaction.take()
+        else {
+            return Answer::Reject(replies::LOCAL_ERROR);
+        };
+        match intake.commit(clock::now()).await {
+            Ok((id, origin)) => {
+                info!(
+                    queue_id = %id,
+                    from = escape_peer_text(&from),
+                    recipients,
+                    size,
+                    user = origin.user.as_deref().map(escape_peer_text),
+                    peer = %self.peer,
+                    helo = origin.helo.as_deref().map(escape_peer_text),
+                    "message queued"
+                );
+                Answer::Queued(id.to_string())
+            }
+            Err(reply) => {
+                info!(from = escape_peer_text(&from), recipients, size, peer = %self.peer, %reply, "message refused");
+                Answer::Reject(reply)
+            }
+        }
+    }
+}
