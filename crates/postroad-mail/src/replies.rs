@@ -160,6 +160,14 @@ table! {
     CONNECTION_REFUSED = no(554, 7, 1, "Connection refused by policy");
     /// Refused by policy.
     REFUSED = no(554, 7, 1, "Refused by policy");
+    /// The domain does not exist (RFC 3463: bad destination system address).
+    NO_SUCH_DOMAIN = no(550, 1, 2, "The domain does not exist");
+    /// The domain exists, and no host that would take its mail has an address.
+    NO_MAIL_HOST = no(550, 4, 4, "No host that takes mail for the domain has an address");
+    /// The best host for the domain is this one, which does not take its mail.
+    MX_LOOP = no(550, 4, 6, "The mail exchangers of the domain lead back to this host");
+    /// The domain takes no mail (RFC 7505).
+    NULL_MX = no(556, 1, 10, "The domain takes no mail (null MX)");
     /// DATA where all recipients were refused.
     NO_VALID_RECIPIENTS = no(554, 5, 1, "No valid recipients");
     /// A bare CR or LF in the message.
