@@ -12,7 +12,7 @@
 #![expect(
     clippy::indexing_slicing,
     clippy::unwrap_used,
-    clippy::missing_panics_doc,
+    clippy::too_many_lines,
     reason = "these are tests: they panic where a store fails them"
 )]
 
@@ -269,7 +269,7 @@ pub async fn a_lost_lease_changes_nothing<S: Store>(store: &S) {
         assert!(
             matches!(result, Err(StoreError::LeaseLost(_))),
             "{result:?}"
-        )
+        );
     };
     lost(store.record(at(60), &first.lease, record.clone()).await);
     let second = claim(store, at(60)).await.remove(0);

@@ -40,6 +40,10 @@ pub struct Entry<P> {
     pub place: P,
     size: u64,
     jobs: SmallVec<[Job; 1]>,
+    #[expect(
+        clippy::box_collection,
+        reason = "a word in the usual message, of which there may be millions; a Vec is three"
+    )]
     done: Option<Box<Vec<(u32, RecipientState)>>>,
     held: bool,
 }

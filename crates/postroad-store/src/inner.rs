@@ -1,0 +1,448 @@
+//! What the store's threads share.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use postroad_mail::Timestamp;
+use postroad_queue::jobs::{Entry, Jobs, Settlement};
+use postroad_queue::{
+    AttemptRecord, Content, Evidence, Lane, Lease, MessageInfo, Mint, QueueId, StoreError, Wakers,
+};
+
+use crate::content::DiskContent;
+use crate::io::{Disk, Io};
+use crate::options::Options;
+use crate::record::{
+    BIG, HEADER, Header, Meta, NONE, STATE_HEADER, State, encode_state, parse_state, state_payload,
+};
+
+/// State records of one message that a listing follows back, at most.
+const CHAIN_MAX: usize = 64;
+/// Logs kept open for reading.
+const OPEN_LOGS: usize = 128;
+/// How long a message waits in memory for its first attempt before others may have its place.
+const HANDOVER_AGE: Duration = Duration::from_secs(30);
+
+/// Where a message is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) segment: u32,
+    pub(crate) offset: u32,
+    /// Its newest state record.
+    pub(crate) state: u32,
+    pub(crate) big: bool,
+}
+
+/// A message as a claim hands it out.
+#[derive(Clone, Debug)]
+pub(crate) struct Ready {
+    pub(crate) info: Arc<MessageInfo>,
+    pub(crate) lanes: Arc<[Lane]>,
+    pub(crate) content: Arc<dyn Content>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Segment {
+    pub(crate) epoch: u64,
+    pub(crate) live: u64,
+    pub(crate) sealed: bool,
+    pub(crate) state_end: u64,
+    pub(crate) journal: Option<Arc<Disk>>,
+    pub(crate) log: Option<Arc<Disk>>,
+    pub(crate) dirty: bool,
+}
+
+impl Segment {
+    pub(crate) const fn new(epoch: u64, sealed: bool) -> Self {
+        Self {
+            epoch,
+            live: 0,
+            sealed,
+            state_end: 0,
+            journal: None,
+            log: None,
+            dirty: false,
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Handover {
+    messages: HashMap<QueueId, (Ready, usize)>,
+    order: VecDeque<(QueueId, Timestamp)>,
+    bytes: usize,
+}
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) options: Options,
+    pub(crate) io: Io,
+    pub(crate) wakers: Wakers,
+    pub(crate) closed: AtomicBool,
+    pub(crate) free: AtomicU64,
+    table: Mutex<Jobs<Place>>,
+    mint: Mutex<Mint>,
+    segments: Mutex<BTreeMap<u32, Segment>>,
+    handover: Mutex<Handover>,
+    doomed: Mutex<Vec<QueueId>>,
+    /// One writes state at a time, so that each record knows the one before it.
+    journal: Mutex<()>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Inner {
+    pub(crate) fn new(
+        options: Options,
+        io: Io,
+        seed: u64,
+        table: Jobs<Place>,
+        segments: BTreeMap<u32, Segment>,
+    ) -> Self {
+        let free = io.free(&options.path).unwrap_or(u64::MAX);
+        Self {
+            options,
+            io,
+            wakers: Wakers::default(),
+            closed: AtomicBool::new(false),
+            free: AtomicU64::new(free),
+            table: Mutex::new(table),
+            mint: Mutex::new(Mint::new(seed)),
+            segments: Mutex::new(segments),
+            handover: Mutex::default(),
+            doomed: Mutex::default(),
+            journal: Mutex::new(()),
+        }
+    }
+
+    pub(crate) fn table(&self) -> MutexGuard<'_, Jobs<Place>> {
+        lock(&self.table)
+    }
+
+    pub(crate) fn segments(&self) -> MutexGuard<'_, BTreeMap<u32, Segment>> {
+        lock(&self.segments)
+    }
+
+    pub(crate) fn mint(&self, now: Timestamp) -> QueueId {
+        lock(&self.mint).next(now)
+    }
+
+    pub(crate) fn log_path(&self, segment: u32) -> PathBuf {
+        self.options.path.join(format!("seg-{segment:08}.log"))
+    }
+
+    pub(crate) fn journal_path(&self, segment: u32) -> PathBuf {
+        self.options.path.join(format!("seg-{segment:08}.st"))
+    }
+
+    pub(crate) fn big_dir(&self) -> PathBuf {
+        self.options.path.join("big")
+    }
+
+    pub(crate) fn big_path(&self, id: QueueId) -> PathBuf {
+        self.big_dir().join(id.to_string())
+    }
+
+    pub(crate) fn refuse_if_closed(&self) -> Result<(), StoreError> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(StoreError::Closed);
+        }
+        Ok(())
+    }
+
+    fn damaged(&self, segment: u32, detail: &'static str) -> StoreError {
+        StoreError::Damaged {
+            place: self.log_path(segment).display().to_string(),
+            detail: detail.into(),
+        }
+    }
+
+    /// The log of a segment, to read.
+    fn log(&self, number: u32) -> Result<Arc<Disk>, StoreError> {
+        if let Some(log) = self.segments().get(&number).and_then(|s| s.log.clone()) {
+            return Ok(log);
+        }
+        let log = Arc::new(self.io.open(&self.log_path(number))?);
+        let mut segments = self.segments();
+        if segments.values().filter(|s| s.log.is_some()).count() > OPEN_LOGS {
+            for segment in segments.values_mut() {
+                segment.log = None;
+            }
+        }
+        if let Some(segment) = segments.get_mut(&number) {
+            segment.log = Some(Arc::clone(&log));
+        }
+        Ok(log)
+    }
+
+    /// A message from disk. Blocks.
+    pub(crate) fn load(&self, id: QueueId, place: Place) -> Result<Ready, StoreError> {
+        let log = self.log(place.segment)?;
+        let at = u64::from(place.offset);
+        let header = Header::parse(&log.read_at(HEADER, at)?)
+            .filter(|header| header.id == id)
+            .ok_or_else(|| self.damaged(place.segment, "a record is not where it was"))?;
+        let meta_at = at + HEADER as u64;
+        let meta = log.read_at(usize::try_from(header.meta).unwrap_or(0), meta_at)?;
+        let meta: Meta = serde_json::from_slice(&meta)
+            .map_err(|_| self.damaged(place.segment, "an envelope cannot be read"))?;
+        let big = if header.kind == BIG {
+            Some(Arc::new(self.io.open(&self.big_path(id))?))
+        } else {
+            None
+        };
+        let content = DiskContent {
+            log,
+            at: meta_at + u64::from(header.meta),
+            head: u64::from(header.head),
+            body: header.body,
+            big,
+        };
+        Ok(Ready {
+            info: Arc::new(MessageInfo {
+                id,
+                envelope: meta.envelope,
+                origin: meta.origin,
+                arrived: header.arrived,
+                size: header.size(),
+            }),
+            lanes: meta.lanes.into(),
+            content: Arc::new(content),
+        })
+    }
+
+    /// What the last attempt for each recipient came to. Blocks.
+    pub(crate) fn evidence(&self, place: Place, recipients: usize) -> Vec<Option<Evidence>> {
+        let mut last = vec![None; recipients];
+        let (journal, epoch) = match self.segments().get(&place.segment) {
+            Some(segment) => (segment.journal.clone(), segment.epoch),
+            None => return last,
+        };
+        let journal = match journal {
+            Some(journal) => journal,
+            None if place.state == NONE => return last,
+            None => match self.io.open(&self.journal_path(place.segment)) {
+                Ok(journal) => Arc::new(journal),
+                Err(_) => return last,
+            },
+        };
+        let mut offset = place.state;
+        for _ in 0..CHAIN_MAX {
+            if offset == NONE {
+                break;
+            }
+            let at = u64::from(offset);
+            let Ok(header) = journal.read_at(STATE_HEADER, at) else {
+                break;
+            };
+            let Some(length) = state_payload(&header).filter(|l| *l < 64 << 20) else {
+                break;
+            };
+            let Ok(bytes) = journal.read_at(STATE_HEADER + length, at) else {
+                break;
+            };
+            let Some(record) = parse_state(&bytes, epoch, place.segment) else {
+                break;
+            };
+            if let State::Attempt { evidence, .. } = record.state {
+                for (recipient, evidence) in evidence {
+                    let slot = usize::try_from(recipient)
+                        .ok()
+                        .and_then(|r| last.get_mut(r));
+                    if let Some(slot @ None) = slot {
+                        *slot = Some(evidence);
+                    }
+                }
+            }
+            offset = record.previous;
+        }
+        last
+    }
+
+    /// Hands a state to the kernel. Blocks.
+    pub(crate) fn write_state(&self, id: QueueId, state: &State) -> Result<(), StoreError> {
+        let _one = lock(&self.journal);
+        let Some(place) = self.table().get(id).map(|entry| entry.place) else {
+            return Ok(());
+        };
+        let found = self
+            .segments()
+            .get(&place.segment)
+            .map(|s| (s.journal.clone(), s.state_end, s.epoch));
+        let Some((journal, at, epoch)) = found else {
+            return Ok(());
+        };
+        let journal = match journal {
+            Some(journal) => journal,
+            None => {
+                let path = self.journal_path(place.segment);
+                let journal = Arc::new(self.io.open_or_create(&path)?);
+                self.io.sync_dir(&self.options.path)?;
+                journal
+            }
+        };
+        let bytes = encode_state(id, epoch, place.segment, place.state, state);
+        // A write that fails is written over by the next.
+        let written = journal.write_at(&bytes, at);
+        if let Some(segment) = self.segments().get_mut(&place.segment) {
+            segment.journal = Some(journal);
+            if written.is_ok() {
+                segment.state_end = at + bytes.len() as u64;
+                segment.dirty = true;
+            }
+        }
+        written?;
+        if let Some(place) = self.table().place_mut(id) {
+            place.state = u32::try_from(at).unwrap_or(NONE);
+        }
+        Ok(())
+    }
+
+    /// Writes down what came of a claim, and ends its lease. Where it cannot be written it holds
+    /// all the same, as long as the process lives: the queue must drain where the disk is full.
+    pub(crate) fn settle(&self, lease: &Lease, settlement: &Settlement, record: &AttemptRecord) {
+        let evidence = record.changes.iter().filter_map(|change| {
+            let recipient = u32::try_from(change.recipient).ok()?;
+            Some((recipient, change.outcome.evidence().clone()))
+        });
+        let state = State::Attempt {
+            settlement: settlement.clone(),
+            evidence: evidence.collect(),
+        };
+        self.note(lease.id, &state);
+        let entry = self.table().settle(lease, settlement, record);
+        self.used(lease.id);
+        self.finished(lease.id, entry);
+    }
+
+    /// [`Inner::write_state`], a failure going to the log.
+    pub(crate) fn note(&self, id: QueueId, state: &State) {
+        if let Err(error) = self.write_state(id, state) {
+            let cause = std::error::Error::source(&error).map(ToString::to_string);
+            tracing::error!(queue_id = %id, %error, cause, "state not written: it holds until a restart");
+        }
+    }
+
+    /// A message that has left the table.
+    pub(crate) fn finished(&self, id: QueueId, entry: Option<Entry<Place>>) {
+        let Some(entry) = entry else {
+            return;
+        };
+        if let Some(segment) = self.segments().get_mut(&entry.place.segment) {
+            segment.live = segment.live.saturating_sub(1);
+        }
+        if entry.place.big {
+            lock(&self.doomed).push(id);
+        }
+        let mut handover = lock(&self.handover);
+        if let Some((ready, _)) = handover.messages.remove(&id) {
+            handover.release(&ready);
+        }
+    }
+
+    /// Keeps a message for its first attempts, where there is room.
+    pub(crate) fn hand_over(&self, ready: Ready, now: Timestamp) {
+        let size = usize::try_from(ready.info.size).unwrap_or(usize::MAX);
+        let mut handover = lock(&self.handover);
+        while let Some(&(id, since)) = handover.order.front()
+            && (now.since(since) > HANDOVER_AGE || !handover.messages.contains_key(&id))
+        {
+            handover.order.pop_front();
+            if let Some((old, _)) = handover.messages.remove(&id) {
+                handover.release(&old);
+            }
+        }
+        if handover.bytes.saturating_add(size) > self.options.handover_bytes {
+            return;
+        }
+        let mut lanes: Vec<_> = ready.lanes.iter().collect();
+        lanes.sort();
+        lanes.dedup();
+        let jobs = lanes.len();
+        handover.bytes += size;
+        handover.order.push_back((ready.info.id, now));
+        handover.messages.insert(ready.info.id, (ready, jobs));
+    }
+
+    /// A message that is still in memory.
+    pub(crate) fn at_hand(&self, id: QueueId) -> Option<Ready> {
+        let handover = lock(&self.handover);
+        handover.messages.get(&id).map(|(ready, _)| ready.clone())
+    }
+
+    fn used(&self, id: QueueId) {
+        let mut handover = lock(&self.handover);
+        let Some((_, jobs)) = handover.messages.get_mut(&id) else {
+            return;
+        };
+        *jobs = jobs.saturating_sub(1);
+        if *jobs == 0
+            && let Some((ready, _)) = handover.messages.remove(&id)
+        {
+            handover.release(&ready);
+        }
+    }
+
+    /// Once a second and at the end: state to the disk, then what is no longer needed goes.
+    pub(crate) fn tick(&self) {
+        if let Some(free) = self.io.free(&self.options.path) {
+            self.free.store(free, Ordering::Relaxed);
+        }
+        let doomed = std::mem::take(&mut *lock(&self.doomed));
+        let dead: Vec<u32> = self
+            .segments()
+            .iter()
+            .filter(|(_, s)| s.sealed && s.live == 0)
+            .map(|(number, _)| *number)
+            .collect();
+        if let Err(error) = self.sync_state() {
+            tracing::error!(%error, "state not synced: after a power loss, mail may go out again");
+            lock(&self.doomed).extend(doomed);
+            return;
+        }
+        for id in doomed {
+            let _ = self.io.remove(&self.big_path(id)); // else swept at the next start
+        }
+        for number in dead {
+            if let Err(error) = self.unlink(number) {
+                tracing::warn!(%error, segment = number, "segment not removed");
+            }
+        }
+    }
+
+    fn sync_state(&self) -> Result<(), StoreError> {
+        let dirty: Vec<_> = self
+            .segments()
+            .values_mut()
+            .filter_map(|segment| {
+                let dirty = std::mem::take(&mut segment.dirty);
+                segment.journal.clone().filter(|_| dirty)
+            })
+            .collect();
+        if self.options.durability == crate::Durability::Sync {
+            for journal in dirty {
+                journal.sync()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn unlink(&self, number: u32) -> Result<(), StoreError> {
+        self.io.remove(&self.log_path(number))?;
+        self.segments().remove(&number);
+        self.io.sync_dir(&self.options.path)?;
+        self.io.remove(&self.journal_path(number))
+    }
+}
+
+impl Handover {
+    fn release(&mut self, ready: &Ready) {
+        let size = usize::try_from(ready.info.size).unwrap_or(usize::MAX);
+        self.bytes = self.bytes.saturating_sub(size);
+    }
+}

@@ -1,0 +1,329 @@
+//! What a store finds when it opens: the log is read from end to end, then what happened since.
+
+use std::collections::{BTreeMap, HashSet};
+use std::path::Path;
+
+use postroad_queue::jobs::Jobs;
+use postroad_queue::{Operation, QueueId, StoreError};
+
+use crate::inner::{Place, Segment};
+use crate::io::Io;
+use crate::options::{Options, RecoveryReport};
+use crate::record::{
+    BIG, Gist, HEADER, Header, NONE, SEGMENT_HEADER, Settles, State, encode_state, parse_state,
+    segment_epoch,
+};
+
+pub(crate) struct Recovered {
+    pub(crate) table: Jobs<Place>,
+    pub(crate) segments: BTreeMap<u32, Segment>,
+    pub(crate) next: u32,
+    pub(crate) report: RecoveryReport,
+}
+
+struct Recovery<'a> {
+    io: &'a Io,
+    options: &'a Options,
+    table: Jobs<Place>,
+    segments: BTreeMap<u32, Segment>,
+    settles: Vec<Settles>,
+    report: RecoveryReport,
+}
+
+/// Reads the whole store.
+pub(crate) fn recover(io: &Io, options: &Options) -> Result<Recovered, StoreError> {
+    let (logs, journals) = segments_in(&io.names(&options.path)?);
+    let newest = logs.last().copied();
+    let next = newest.max(journals.last().copied()).unwrap_or(0) + 1;
+    let mut recovery = Recovery {
+        io,
+        options,
+        table: Jobs::default(),
+        segments: BTreeMap::new(),
+        settles: Vec::new(),
+        report: RecoveryReport::default(),
+    };
+    for &number in &logs {
+        recovery.read_log(number, Some(number) == newest)?;
+    }
+    for &number in &journals {
+        recovery.read_journal(number)?;
+    }
+    recovery.apply_settles()?;
+    recovery.sweep_bodies()?;
+    recovery.drop_empty(&logs, &journals)?;
+    recovery.report.messages = recovery.table.len() as u64;
+    recovery.report.segments = logs.len() as u64;
+    Ok(Recovered {
+        table: recovery.table,
+        segments: recovery.segments,
+        next,
+        report: recovery.report,
+    })
+}
+
+fn segments_in(names: &[String]) -> (Vec<u32>, Vec<u32>) {
+    let numbers = |extension: &str| {
+        let number = |name: &String| {
+            let rest = name.strip_prefix("seg-")?;
+            rest.strip_suffix(extension)?.parse().ok()
+        };
+        let mut numbers: Vec<u32> = names.iter().filter_map(number).collect();
+        numbers.sort_unstable();
+        numbers
+    };
+    (numbers(".log"), numbers(".st"))
+}
+
+impl Recovery<'_> {
+    fn log_path(&self, number: u32) -> std::path::PathBuf {
+        self.options.path.join(format!("seg-{number:08}.log"))
+    }
+
+    fn damage(&mut self, path: &Path, detail: &str) {
+        let line = format!("{}: {detail}", path.display());
+        tracing::error!("the queue is damaged: {line}");
+        self.report.damage.push(line);
+    }
+
+    fn read_log(&mut self, number: u32, newest: bool) -> Result<(), StoreError> {
+        let path = self.log_path(number);
+        let bytes = self.io.read_all(&path)?;
+        let mut epoch = segment_epoch(&bytes, number);
+        if epoch.is_none() && bytes.iter().any(|b| *b != 0) && !newest {
+            self.damage(&path, "the head of the segment");
+        }
+        let mut at = SEGMENT_HEADER;
+        let mut bad: Option<usize> = None;
+        while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
+            let header = Header::parse(rest)
+                .filter(|h| h.segment == number && epoch.is_none_or(|e| e == h.epoch));
+            let Some(length) = header.and_then(|header| whole(&header, rest)) else {
+                if bad.is_none() && rest.iter().all(|b| *b == 0) {
+                    break;
+                }
+                bad.get_or_insert(at);
+                at += 8;
+                continue;
+            };
+            if let (Some(from), Some(header)) = (bad.take(), header) {
+                let detail = format!("octets {from} to {at}, before message {}", header.id);
+                self.damage(&path, &detail);
+                self.keep_bad(number, &bytes)?;
+            }
+            if let Some(header) = header {
+                epoch = epoch.or(Some(header.epoch));
+                self.take(&header, rest, number, at, &path);
+            }
+            at += length;
+        }
+        if let Some(from) = bad {
+            let end = bytes
+                .iter()
+                .rposition(|b| *b != 0)
+                .map_or(from, |last| last + 1);
+            if newest {
+                self.report.torn = end.saturating_sub(from) as u64;
+                self.io.open(&path)?.truncate(from as u64)?;
+            } else {
+                self.damage(&path, &format!("octets {from} to {end}"));
+                self.keep_bad(number, &bytes)?;
+            }
+        }
+        let segment = Segment::new(epoch.unwrap_or(0), true);
+        self.segments.entry(number).or_insert(segment);
+        Ok(())
+    }
+
+    fn keep_bad(&self, number: u32, bytes: &[u8]) -> Result<(), StoreError> {
+        let path = self.options.path.join(format!("seg-{number:08}.bad"));
+        self.io.open_or_create(&path)?.write_at(bytes, 0)
+    }
+
+    fn take(&mut self, header: &Header, rest: &[u8], segment: u32, at: usize, path: &Path) {
+        let meta = rest
+            .get(HEADER..)
+            .and_then(|rest| rest.get(..usize::try_from(header.meta).ok()?));
+        let Some(gist) = meta.and_then(|meta| serde_json::from_slice::<Gist>(meta).ok()) else {
+            self.damage(
+                path,
+                &format!("the envelope of message {} at {at}", header.id),
+            );
+            return;
+        };
+        self.settles.extend(gist.settles);
+        let big = header.kind == BIG;
+        if big {
+            let body = self.options.path.join("big").join(header.id.to_string());
+            // Without it the message has been delivered, or it is lost: its state will tell.
+            if std::fs::metadata(&body).map(|m| m.len()).ok() != Some(header.body) {
+                self.report.damage.push(missing(header.id));
+            }
+        }
+        let place = Place {
+            segment,
+            offset: u32::try_from(at).unwrap_or(NONE),
+            state: NONE,
+            big,
+        };
+        self.table
+            .insert(header.id, place, header.size(), header.due, &gist.lanes);
+    }
+
+    fn read_journal(&mut self, number: u32) -> Result<(), StoreError> {
+        let path = self.options.path.join(format!("seg-{number:08}.st"));
+        let bytes = self.io.read_all(&path)?;
+        let Some(epoch) = self.segments.get(&number).map(|s| s.epoch) else {
+            return Ok(()); // its log is gone, and so are its messages
+        };
+        let (mut at, mut end) = (0, 0);
+        while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
+            let Some(record) = parse_state(rest, epoch, number) else {
+                at += 8;
+                continue;
+            };
+            self.apply(record.id, &record.state);
+            if let Some(place) = self.table.place_mut(record.id) {
+                place.state = u32::try_from(at).unwrap_or(NONE);
+            }
+            at += record.length;
+            if at > end + record.length {
+                tracing::warn!(journal = %path.display(), from = end, to = at, "state lost: mail may go out again");
+            }
+            end = at;
+        }
+        if let Some(segment) = self.segments.get_mut(&number) {
+            segment.state_end = end as u64;
+        }
+        Ok(())
+    }
+
+    fn apply(&mut self, id: QueueId, state: &State) {
+        match state {
+            State::Attempt { settlement, .. } => {
+                self.table.restore(id, settlement);
+            }
+            State::Hold => {
+                self.table
+                    .operate(postroad_mail::Timestamp::default(), Operation::Hold, id);
+            }
+            State::Release => {
+                self.table
+                    .operate(postroad_mail::Timestamp::default(), Operation::Release, id);
+            }
+            State::Retry(at) => {
+                self.table.operate(*at, Operation::Retry, id);
+            }
+            State::Removed => {
+                self.table.remove(id);
+            }
+        }
+    }
+
+    /// What a notice settles is written into the journal of the message it settles, since the
+    /// notice's own segment may soon go.
+    fn apply_settles(&mut self) -> Result<(), StoreError> {
+        for settles in std::mem::take(&mut self.settles) {
+            let Some(place) = self.table.get(settles.id).map(|entry| entry.place) else {
+                continue;
+            };
+            let Some(segment) = self.segments.get_mut(&place.segment) else {
+                continue;
+            };
+            let state = State::Attempt {
+                settlement: settles.settlement.clone(),
+                evidence: Vec::new(),
+            };
+            let record = encode_state(
+                settles.id,
+                segment.epoch,
+                place.segment,
+                place.state,
+                &state,
+            );
+            let name = format!("seg-{:08}.st", place.segment);
+            let journal = self.io.open_or_create(&self.options.path.join(name))?;
+            journal.write_at(&record, segment.state_end)?;
+            journal.sync()?;
+            let at = segment.state_end;
+            segment.state_end += record.len() as u64;
+            if let Some(place) = self.table.place_mut(settles.id) {
+                place.state = u32::try_from(at).unwrap_or(NONE);
+            }
+            self.table.restore(settles.id, &settles.settlement);
+        }
+        Ok(())
+    }
+
+    /// Bodies without a message go; messages without a body are lost.
+    fn sweep_bodies(&mut self) -> Result<(), StoreError> {
+        let dir = self.options.path.join("big");
+        let mut there = HashSet::new();
+        for name in self.io.names(&dir)? {
+            let id = name.parse::<QueueId>().ok();
+            match id.filter(|id| self.table.get(*id).is_some_and(|e| e.place.big)) {
+                Some(id) => {
+                    there.insert(id);
+                }
+                None => {
+                    self.io.remove(&dir.join(&name))?;
+                    self.report.orphans += 1;
+                }
+            }
+        }
+        let suspects = std::mem::take(&mut self.report.damage);
+        let (table, kept) = (&self.table, &mut self.report.damage);
+        let lost: Vec<QueueId> = table
+            .after(None)
+            .filter(|(id, e)| e.place.big && suspects.contains(&missing(*id)))
+            .map(|(id, _)| id)
+            .collect();
+        kept.extend(suspects.into_iter().filter(|line| {
+            !line.starts_with(MISSING) || lost.iter().any(|id| *line == missing(*id))
+        }));
+        for id in lost {
+            tracing::error!(queue_id = %id, "the body of a message is missing or cut short: it is lost");
+            self.table.remove(id);
+        }
+        Ok(())
+    }
+
+    fn drop_empty(&mut self, logs: &[u32], journals: &[u32]) -> Result<(), StoreError> {
+        for (_, entry) in self.table.after(None) {
+            if let Some(segment) = self.segments.get_mut(&entry.place.segment) {
+                segment.live += 1;
+            }
+        }
+        let empty: Vec<u32> = self
+            .segments
+            .iter()
+            .filter(|(_, segment)| segment.live == 0)
+            .map(|(number, _)| *number)
+            .collect();
+        for number in logs.iter().filter(|n| empty.contains(n)) {
+            self.io.remove(&self.log_path(*number))?;
+            self.segments.remove(number);
+        }
+        self.io.sync_dir(&self.options.path)?;
+        for number in journals {
+            if !self.segments.contains_key(number) {
+                let path = self.options.path.join(format!("seg-{number:08}.st"));
+                self.io.remove(&path)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+const MISSING: &str = "the body of message ";
+
+fn missing(id: QueueId) -> String {
+    format!("{MISSING}{id} is missing or cut short")
+}
+
+/// Octets of the record, where all of it is there and good.
+fn whole(header: &Header, bytes: &[u8]) -> Option<usize> {
+    let length = header.length().filter(|length| *length <= bytes.len())?;
+    let payload = bytes.get(HEADER..HEADER.checked_add(header.payload()?)?)?;
+    (crc32c::crc32c(payload) == header.payload_crc).then_some(length)
+}

@@ -1,0 +1,514 @@
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc as std_mpsc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use nix::fcntl::{Flock, FlockArg};
+use postroad_mail::Timestamp;
+use postroad_queue::{
+    AttemptRecord, BoxFuture, ClaimRequest, Claimed, Content, Filter, Incoming, Lane, LaneSummary,
+    Lease, Listed, ListedRecipient, Operation, QueueId, Store, StoreError, Totals,
+};
+use tokio::sync::{mpsc, oneshot};
+use uuid::Uuid;
+
+use crate::content::blocking;
+use crate::incoming::{LocalIncoming, prepare_notices};
+use crate::inner::{Inner, Ready};
+use crate::io::{Io, failed};
+use crate::options::{Options, RecoveryReport};
+use crate::record::{Settles, State};
+use crate::recover::recover;
+use crate::writer::{Commit, Writer};
+
+/// Commits that may wait for the writer; beyond that, whoever commits waits.
+const COMMITS_MAX: usize = 1024;
+/// What a message that cannot be read is put off by, so that it does not keep the others.
+const UNREADABLE: Duration = Duration::from_secs(600);
+const FORMAT: &str = "1";
+
+/// The queue in a directory. One process has it open at a time.
+#[derive(Clone, Debug)]
+pub struct LocalStore(Arc<Handle>);
+
+/// What ends the threads when the last one lets go of it.
+#[derive(Debug)]
+pub(crate) struct Handle {
+    inner: Arc<Inner>,
+    running: Mutex<Option<Running>>,
+}
+
+#[derive(Debug)]
+struct Running {
+    commits: mpsc::Sender<Commit>,
+    stop: std_mpsc::Sender<()>,
+    threads: Vec<JoinHandle<()>>,
+    _lock: Flock<std::fs::File>,
+}
+
+impl LocalStore {
+    /// Opens a store, or makes one. Reads the whole log, and blocks meanwhile: asynchronous
+    /// callers use `spawn_blocking`.
+    ///
+    /// # Errors
+    /// [`StoreError::Locked`] where another process has it, [`StoreError::Format`] where it is of
+    /// another version, and whatever reading it comes to. Damage is no error: it is in the report.
+    pub fn open(options: Options) -> Result<(Self, RecoveryReport), StoreError> {
+        Self::open_with(options, Io::default())
+    }
+
+    pub(crate) fn open_with(
+        options: Options,
+        io: Io,
+    ) -> Result<(Self, RecoveryReport), StoreError> {
+        io.make_dir(&options.path)?;
+        let lock = take_lock(&io, &options)?;
+        check_format(&io, &options)?;
+        io.make_dir(&options.path.join("big"))?;
+        io.sync_dir(&options.path)?;
+        let found = recover(&io, &options)?;
+        let (epoch, seed) = Uuid::now_v7().as_u64_pair();
+        let epoch = epoch ^ seed.rotate_left(32);
+        let inner = Arc::new(Inner::new(options, io, seed, found.table, found.segments));
+        let (commits, receiver) = mpsc::channel(COMMITS_MAX);
+        let (stop, stopped) = std_mpsc::channel();
+        let writer = Writer::new(Arc::clone(&inner), found.next, epoch);
+        let keeper = Arc::clone(&inner);
+        let keep = move || {
+            while stopped.recv_timeout(Duration::from_secs(1))
+                == Err(std_mpsc::RecvTimeoutError::Timeout)
+            {
+                keeper.tick();
+            }
+        };
+        let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
+            let thread = std::thread::Builder::new().name(name.to_owned());
+            thread
+                .spawn(work)
+                .map_err(|e| failed("starting a thread for", &inner.options.path, e))
+        };
+        let threads = vec![
+            spawn("queue-writer", Box::new(move || writer.run(receiver)))?,
+            spawn("queue-keeper", Box::new(keep))?,
+        ];
+        let running = Running {
+            commits,
+            stop,
+            threads,
+            _lock: lock,
+        };
+        let handle = Handle {
+            inner,
+            running: Mutex::new(Some(running)),
+        };
+        Ok((Self(Arc::new(handle)), found.report))
+    }
+
+    fn inner(&self) -> &Arc<Inner> {
+        &self.0.inner
+    }
+}
+
+impl Handle {
+    /// To the writer, while there is one.
+    pub(crate) fn commits(&self) -> Result<mpsc::Sender<Commit>, StoreError> {
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let running = running.as_ref().ok_or(StoreError::Closed)?;
+        Ok(running.commits.clone())
+    }
+
+    /// Ends the threads once what was asked of them is done. Blocks.
+    fn stop(&self) {
+        self.inner.closed.store(true, Ordering::Release);
+        let running = self
+            .running
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let Some(running) = running else {
+            return;
+        };
+        drop((running.commits, running.stop));
+        for thread in running.threads {
+            let _ = thread.join(); // a panic there has been reported
+        }
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn take_lock(io: &Io, options: &Options) -> Result<Flock<std::fs::File>, StoreError> {
+    let path = options.path.join("LOCK");
+    let file = io.open_or_create(&path)?.into_file();
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => {
+            let pid = format!("process {}\n", std::process::id());
+            let write = || {
+                lock.set_len(0)?;
+                lock.write_all_at(pid.as_bytes(), 0)
+            };
+            write().map_err(|e| failed("writing", &path, e))?;
+            Ok(lock)
+        }
+        Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
+            let holder = io.read_all(&path).unwrap_or_default();
+            Err(StoreError::Locked {
+                place: options.path.display().to_string(),
+                holder: String::from_utf8_lossy(&holder).trim().to_owned(),
+            })
+        }
+        Err((_, error)) => Err(failed("locking", &path, error.into())),
+    }
+}
+
+fn check_format(io: &Io, options: &Options) -> Result<(), StoreError> {
+    let path = options.path.join("FORMAT");
+    let names = io.names(&options.path)?;
+    let found = if names.iter().any(|name| name == "FORMAT") {
+        let bytes = io.read_all(&path)?;
+        String::from_utf8_lossy(&bytes).trim().to_owned()
+    } else {
+        String::new()
+    };
+    if found == FORMAT {
+        return Ok(());
+    }
+    // Empty where the very first start was cut short; then there can be no log either.
+    if !found.is_empty() || names.iter().any(|name| name.starts_with("seg-")) {
+        return Err(StoreError::Format {
+            place: options.path.display().to_string(),
+            found,
+            known: FORMAT.to_owned(),
+        });
+    }
+    let file = io.open_or_create(&path)?;
+    file.write_at(format!("{FORMAT}\n").as_bytes(), 0)?;
+    file.sync()
+}
+
+impl LocalStore {
+    async fn claim_now(
+        &self,
+        now: Timestamp,
+        request: &ClaimRequest,
+    ) -> Result<Vec<Claimed>, StoreError> {
+        let inner = self.inner();
+        inner.refuse_if_closed()?;
+        let mut cold = Vec::new();
+        let tickets: Vec<_> = {
+            let mut table = inner.table();
+            let tickets = table.claim(now, request).into_iter();
+            tickets
+                .filter_map(|t| Some((table.get(t.lease.id)?.place, t)))
+                .collect()
+        };
+        let mut ready = Vec::with_capacity(tickets.len());
+        for (place, ticket) in tickets {
+            match inner.at_hand(ticket.lease.id) {
+                Some(message) => ready.push((ticket, message)),
+                None => cold.push((place, ticket)),
+            }
+        }
+        if !cold.is_empty() {
+            let inner = Arc::clone(inner);
+            let loaded = blocking(move || {
+                let mut loaded = Vec::with_capacity(cold.len());
+                for (place, ticket) in cold {
+                    match inner.load(ticket.lease.id, place) {
+                        Ok(message) => loaded.push((ticket, message)),
+                        Err(error) => {
+                            tracing::error!(queue_id = %ticket.lease.id, %error, "message not readable: put off");
+                            let later = Some(now + UNREADABLE);
+                            inner.table().give_back(&ticket.lease, later);
+                        }
+                    }
+                }
+                Ok(loaded)
+            });
+            ready.extend(loaded.await?);
+        }
+        let mut table = inner.table();
+        let claimed = ready.into_iter().filter_map(|(ticket, message)| {
+            Some(Claimed {
+                recipients: table.cover(&ticket.lease, &message.lanes)?,
+                lease: ticket.lease,
+                message: message.info,
+                attempts: ticket.attempts,
+                warned: ticket.warned,
+                content: message.content,
+            })
+        });
+        Ok(claimed.collect())
+    }
+
+    async fn record_now(
+        &self,
+        now: Timestamp,
+        lease: &Lease,
+        mut record: AttemptRecord,
+    ) -> Result<(), StoreError> {
+        let inner = self.inner();
+        inner.refuse_if_closed()?;
+        let settlement = inner.table().settlement(now, lease, &record)?;
+        let notices = std::mem::take(&mut record.notices);
+        if notices.is_empty() {
+            let (inner, lease) = (Arc::clone(inner), lease.clone());
+            return blocking(move || {
+                inner.settle(&lease, &settlement, &record);
+                inner.wakers.wake();
+                Ok(())
+            })
+            .await;
+        }
+        let settles = Settles {
+            id: lease.id,
+            settlement: settlement.clone(),
+        };
+        let prepared = prepare_notices(inner, now, notices, &settles)
+            .and_then(|messages| Ok((messages, self.0.commits()?)));
+        let (messages, sender) = match prepared {
+            Ok(prepared) => prepared,
+            Err(error) => {
+                inner.table().unpin(lease, now + Duration::from_secs(60));
+                return Err(error);
+            }
+        };
+        let (reply, replied) = oneshot::channel();
+        let commit = Commit {
+            messages,
+            settle: Some(Box::new((lease.clone(), settlement, record))),
+            now,
+            reply,
+        };
+        sender.send(commit).await.map_err(|_| StoreError::Closed)?;
+        drop(sender);
+        replied.await.map_err(|_| StoreError::Closed)?
+    }
+
+    /// Messages that match, behind `after`; read from disk a few at a time. Blocks.
+    fn page_now(
+        inner: &Inner,
+        filter: &Filter,
+        mut after: Option<QueueId>,
+        max: usize,
+    ) -> Result<Vec<Listed>, StoreError> {
+        const AT_ONCE: usize = 256;
+        let mut page = Vec::new();
+        while page.len() < max {
+            let some: Vec<_> = {
+                let table = inner.table();
+                let wanted = |id: &QueueId| filter.ids.is_empty() || filter.ids.contains(id);
+                let some = table.after(after).filter(|(id, _)| wanted(id));
+                some.take(AT_ONCE).map(|(id, e)| (id, e.place)).collect()
+            };
+            let Some(&(last, _)) = some.last() else {
+                break;
+            };
+            after = Some(last);
+            for (id, place) in some {
+                let message = match inner.load(id, place) {
+                    Ok(message) => message,
+                    Err(error) => {
+                        tracing::error!(queue_id = %id, %error, "message not readable");
+                        continue;
+                    }
+                };
+                let recipients = message.info.envelope.recipients().len();
+                let evidence = inner.evidence(place, recipients);
+                if let Some(listed) = listed(inner, &message, &evidence)
+                    && page.len() < max
+                    && filter.matches(&listed)
+                {
+                    page.push(listed);
+                }
+            }
+        }
+        Ok(page)
+    }
+
+    /// Blocks.
+    fn operate_now(
+        inner: &Inner,
+        now: Timestamp,
+        operation: Operation,
+        filter: &Filter,
+    ) -> Result<u64, StoreError> {
+        let ids: Vec<QueueId> = if filter.is_all() {
+            inner.table().after(None).map(|(id, _)| id).collect()
+        } else {
+            let page = Self::page_now(inner, filter, None, usize::MAX)?;
+            page.into_iter().map(|listed| listed.id).collect()
+        };
+        let mut done = 0;
+        for id in ids {
+            if inner.table().get(id).is_none() {
+                continue;
+            }
+            let state = match operation {
+                Operation::Hold => State::Hold,
+                Operation::Release => State::Release,
+                Operation::Retry => State::Retry(now),
+                Operation::Remove => State::Removed,
+            };
+            // Unlike an attempt's, an operator's word is worth nothing unless written down.
+            inner.write_state(id, &state)?;
+            if operation == Operation::Remove {
+                let entry = inner.table().remove(id);
+                done += u64::from(entry.is_some());
+                inner.finished(id, entry);
+            } else {
+                done += u64::from(inner.table().operate(now, operation, id));
+            }
+        }
+        inner.wakers.wake();
+        Ok(done)
+    }
+}
+
+fn listed(
+    inner: &Inner,
+    message: &Ready,
+    evidence: &[Option<postroad_queue::Evidence>],
+) -> Option<Listed> {
+    let table = inner.table();
+    let info = &message.info;
+    let entry = table.get(info.id)?;
+    let recipients = info.envelope.recipients().iter().zip(&*message.lanes);
+    let recipients = recipients.zip(evidence).enumerate();
+    let recipients = recipients.map(|(place, ((recipient, lane), last))| {
+        ListedRecipient::new(
+            &table,
+            info.id,
+            entry,
+            place,
+            &recipient.address,
+            lane,
+            last,
+        )
+    });
+    Some(Listed {
+        id: info.id,
+        envelope: info.envelope.clone(),
+        origin: info.origin.clone(),
+        arrived: info.arrived,
+        size: info.size,
+        held: entry.held(),
+        recipients: recipients.collect(),
+    })
+}
+
+impl Store for LocalStore {
+    fn begin(&self, now: Timestamp) -> Result<Box<dyn Incoming>, StoreError> {
+        let inner = self.inner();
+        inner.refuse_if_closed()?;
+        let free = inner.free.load(Ordering::Relaxed);
+        if free < inner.options.min_free {
+            return Err(StoreError::Full {
+                place: inner.options.path.display().to_string(),
+                detail: format!("{free} octets are free, {} must be", inner.options.min_free),
+            });
+        }
+        let incoming =
+            LocalIncoming::new(Arc::clone(inner), Arc::downgrade(&self.0), inner.mint(now));
+        Ok(Box::new(incoming))
+    }
+
+    fn claim<'a>(
+        &'a self,
+        now: Timestamp,
+        request: &'a ClaimRequest,
+    ) -> BoxFuture<'a, Result<Vec<Claimed>, StoreError>> {
+        Box::pin(self.claim_now(now, request))
+    }
+
+    fn next_due(&self, now: Timestamp) -> Option<Timestamp> {
+        self.inner().table().next_due(now)
+    }
+
+    fn on_due(&self, wake: Arc<dyn Fn() + Send + Sync>) {
+        self.inner().wakers.add(wake);
+    }
+
+    fn record<'a>(
+        &'a self,
+        now: Timestamp,
+        lease: &'a Lease,
+        record: AttemptRecord,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(self.record_now(now, lease, record))
+    }
+
+    fn renew<'a>(
+        &'a self,
+        now: Timestamp,
+        lease: &'a Lease,
+        lasts: Duration,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        let inner = self.inner();
+        let renewed = inner
+            .refuse_if_closed()
+            .and_then(|()| inner.table().renew(now, lease, lasts));
+        Box::pin(std::future::ready(renewed))
+    }
+
+    fn park(&self, lane: &Lane, until: Timestamp) {
+        self.inner().table().park(lane, until);
+    }
+
+    fn operate<'a>(
+        &'a self,
+        now: Timestamp,
+        operation: Operation,
+        filter: &'a Filter,
+    ) -> BoxFuture<'a, Result<u64, StoreError>> {
+        let (inner, filter) = (Arc::clone(self.inner()), filter.clone());
+        Box::pin(async move {
+            inner.refuse_if_closed()?;
+            blocking(move || Self::operate_now(&inner, now, operation, &filter)).await
+        })
+    }
+
+    fn page<'a>(
+        &'a self,
+        filter: &'a Filter,
+        after: Option<QueueId>,
+        max: usize,
+    ) -> BoxFuture<'a, Result<Vec<Listed>, StoreError>> {
+        let (inner, filter) = (Arc::clone(self.inner()), filter.clone());
+        Box::pin(blocking(move || {
+            Self::page_now(&inner, &filter, after, max)
+        }))
+    }
+
+    fn content(&self, id: QueueId) -> BoxFuture<'_, Result<Arc<dyn Content>, StoreError>> {
+        let inner = Arc::clone(self.inner());
+        Box::pin(blocking(move || {
+            let place = inner.table().get(id).map(|entry| entry.place);
+            let place = place.ok_or(StoreError::NotFound(id))?;
+            Ok(inner.load(id, place)?.content)
+        }))
+    }
+
+    fn lanes(&self) -> Vec<LaneSummary> {
+        self.inner().table().lanes()
+    }
+
+    fn totals(&self) -> Totals {
+        self.inner().table().totals()
+    }
+
+    fn close(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        let handle = Arc::clone(&self.0);
+        Box::pin(blocking(move || {
+            handle.stop();
+            handle.inner.tick();
+            Ok(())
+        }))
+    }
+}

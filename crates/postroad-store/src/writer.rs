@@ -1,0 +1,279 @@
+//! The one thread that writes the log: group commit.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use postroad_mail::Timestamp;
+use postroad_queue::jobs::Settlement;
+use postroad_queue::{AttemptRecord, Lease, StoreError};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::Durability;
+use crate::inner::{Inner, Place, Ready, Segment};
+use crate::io::{Disk, again};
+use crate::record::{BIG, HEADER, Header, INLINE, NONE, SEGMENT_HEADER, padded, segment_header};
+
+/// Octets written with one sync, at most (one commit may be longer).
+const BATCH_MAX: usize = 4 << 20;
+/// How long a lease lasts after its record could not be written, so that it can be tried again.
+const RECORD_AGAIN: Duration = Duration::from_secs(60);
+
+/// One message, ready to be written but for what only the writer knows.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    pub(crate) header: Header,
+    pub(crate) meta: Vec<u8>,
+    pub(crate) head: Bytes,
+    /// Empty where it has a file of its own.
+    pub(crate) body: Bytes,
+    pub(crate) ready: Option<Ready>,
+    pub(crate) lanes: Arc<[postroad_queue::Lane]>,
+}
+
+/// Messages to be written together, and the state that owes them.
+#[derive(Debug)]
+pub(crate) struct Commit {
+    pub(crate) messages: Vec<Prepared>,
+    pub(crate) settle: Option<Box<(Lease, Settlement, AttemptRecord)>>,
+    pub(crate) now: Timestamp,
+    pub(crate) reply: oneshot::Sender<Result<(), StoreError>>,
+}
+
+pub(crate) struct Writer {
+    inner: Arc<Inner>,
+    current: Option<Current>,
+    next: u32,
+    epoch: u64,
+    buffer: Vec<u8>,
+}
+
+struct Current {
+    number: u32,
+    disk: Arc<Disk>,
+    end: u64,
+    size: u64,
+}
+
+impl Writer {
+    /// A writer that begins with segment number `next`.
+    pub(crate) const fn new(inner: Arc<Inner>, next: u32, epoch: u64) -> Self {
+        Self {
+            inner,
+            current: None,
+            next,
+            epoch,
+            buffer: Vec::new(),
+        }
+    }
+
+    /// Writes until nobody is left who could ask.
+    pub(crate) fn run(mut self, mut commits: mpsc::Receiver<Commit>) {
+        while let Some(first) = commits.blocking_recv() {
+            let mut octets = first.length();
+            let mut batch = vec![first];
+            while octets < BATCH_MAX
+                && let Ok(more) = commits.try_recv()
+            {
+                octets += more.length();
+                batch.push(more);
+            }
+            self.write(batch);
+        }
+        self.seal();
+    }
+
+    fn write(&mut self, batch: Vec<Commit>) {
+        let mut group = Vec::with_capacity(batch.len());
+        let mut octets = 0;
+        for commit in batch {
+            let length = commit.length();
+            if !self.fits(octets + length) {
+                self.flush(std::mem::take(&mut group));
+                octets = 0;
+                if !self.fits(length)
+                    && let Err(error) = self.start_segment(length)
+                {
+                    self.refuse(vec![commit], &error);
+                    continue;
+                }
+            }
+            octets += length;
+            group.push(commit);
+        }
+        self.flush(group);
+    }
+
+    fn fits(&self, octets: usize) -> bool {
+        let room = self.current.as_ref().map_or(0, |c| c.size - c.end);
+        octets as u64 <= room
+    }
+
+    /// A new segment is durable, with its name, before it is used.
+    fn start_segment(&mut self, needed: usize) -> Result<(), StoreError> {
+        self.seal();
+        let inner = &self.inner;
+        let number = self.next;
+        self.next = self.next.saturating_add(1);
+        let least = needed as u64 + SEGMENT_HEADER as u64;
+        let size = inner.options.segment_size.max(least);
+        let path = inner.log_path(number);
+        let disk = inner.io.create(&path, size)?;
+        let make = || {
+            disk.write_at(&segment_header(number, self.epoch), 0)?;
+            if inner.options.durability == Durability::Sync {
+                disk.sync()?;
+                inner.io.sync_dir(&inner.options.path)?;
+            }
+            Ok(())
+        };
+        if let Err(error) = make() {
+            let _ = inner.io.remove(&path); // an empty segment; recovery drops it else
+            return Err(error);
+        }
+        let disk = Arc::new(disk);
+        let mut segment = Segment::new(self.epoch, false);
+        segment.log = Some(Arc::clone(&disk));
+        inner.segments().insert(number, segment);
+        self.current = Some(Current {
+            number,
+            disk,
+            end: SEGMENT_HEADER as u64,
+            size,
+        });
+        Ok(())
+    }
+
+    /// Nothing more is written to the current segment.
+    fn seal(&mut self) {
+        let Some(current) = self.current.take() else {
+            return;
+        };
+        let _ = current.disk.truncate(current.end); // only to save space
+        if let Some(segment) = self.inner.segments().get_mut(&current.number) {
+            segment.sealed = true;
+        }
+    }
+
+    fn flush(&mut self, group: Vec<Commit>) {
+        let Some(current) = &self.current else {
+            return;
+        };
+        if group.is_empty() {
+            return;
+        }
+        self.buffer.clear();
+        let mut places = Vec::with_capacity(group.len());
+        for message in group.iter().flat_map(|commit| &commit.messages) {
+            let offset = current.end + self.buffer.len() as u64;
+            places.push(Place {
+                segment: current.number,
+                offset: u32::try_from(offset).unwrap_or(NONE),
+                state: NONE,
+                big: message.header.kind == BIG,
+            });
+            let header = Header {
+                segment: current.number,
+                epoch: self.epoch,
+                ..message.header
+            };
+            self.buffer.extend_from_slice(&header.encode());
+            for part in [&message.meta[..], &message.head, &message.body] {
+                self.buffer.extend_from_slice(part);
+            }
+            self.buffer.resize(padded(self.buffer.len()), 0);
+        }
+        let mut written = current.disk.write_at(&self.buffer, current.end);
+        if written.is_ok() && self.inner.options.durability == Durability::Sync {
+            written = current.disk.sync();
+        }
+        match written {
+            Ok(()) => self.written(group, places),
+            // What failed is never tried again on this file: the kernel may have forgotten it.
+            Err(error) => {
+                self.seal();
+                self.refuse(group, &error);
+            }
+        }
+        if self.buffer.capacity() > 2 * BATCH_MAX {
+            self.buffer = Vec::new();
+        }
+    }
+
+    fn written(&mut self, group: Vec<Commit>, places: Vec<Place>) {
+        if let Some(current) = &mut self.current {
+            current.end += self.buffer.len() as u64;
+            if let Some(segment) = self.inner.segments().get_mut(&current.number) {
+                segment.live += places.len() as u64;
+            }
+        }
+        let mut places = places.into_iter();
+        let mut replies = Vec::with_capacity(group.len());
+        for commit in group {
+            for (message, place) in commit.messages.into_iter().zip(&mut places) {
+                if let Some(ready) = message.ready {
+                    self.inner.hand_over(ready, commit.now);
+                }
+                let header = &message.header;
+                self.inner.table().insert(
+                    header.id,
+                    place,
+                    header.size(),
+                    header.due,
+                    &message.lanes,
+                );
+            }
+            if let Some(settle) = commit.settle {
+                let (lease, settlement, record) = *settle;
+                self.inner.settle(&lease, &settlement, &record);
+            }
+            replies.push(commit.reply);
+        }
+        for reply in replies {
+            let _ = reply.send(Ok(())); // whoever asked may have gone
+        }
+        self.inner.wakers.wake();
+    }
+
+    fn refuse(&self, group: Vec<Commit>, error: &StoreError) {
+        let cause = std::error::Error::source(error).map(ToString::to_string);
+        tracing::error!(%error, cause, commits = group.len(), "not committed");
+        if matches!(error, StoreError::Full { .. }) {
+            let free = self.inner.io.free(&self.inner.options.path);
+            self.inner.free.store(free.unwrap_or(0), Ordering::Relaxed);
+        }
+        for commit in group {
+            if let Some(settle) = &commit.settle {
+                let until = commit.now + RECORD_AGAIN;
+                self.inner.table().unpin(&settle.0, until);
+            }
+            let _ = commit.reply.send(Err(again(error)));
+        }
+    }
+}
+
+impl Commit {
+    fn length(&self) -> usize {
+        self.messages.iter().map(Prepared::length).sum()
+    }
+}
+
+impl Prepared {
+    fn length(&self) -> usize {
+        padded(HEADER + self.meta.len() + self.head.len() + self.body.len())
+    }
+
+    /// What the header says of the parts.
+    pub(crate) fn finish(mut self) -> Self {
+        let crc = crc32c::crc32c(&self.meta);
+        let crc = crc32c::crc32c_append(crc, &self.head);
+        self.header.payload_crc = crc32c::crc32c_append(crc, &self.body);
+        self.header.meta = u32::try_from(self.meta.len()).unwrap_or(u32::MAX);
+        self.header.head = u32::try_from(self.head.len()).unwrap_or(u32::MAX);
+        if self.header.kind == INLINE {
+            self.header.body = self.body.len() as u64;
+        }
+        self
+    }
+}
