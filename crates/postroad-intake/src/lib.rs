@@ -1,31 +1,95 @@
 //! What both receiving roles share: from an agreed envelope and a stream of content to a message
 //! in the queue.
+//!
+//! The header block is held (bounded) until the end, since what goes before it, the Received
+//! field first of all, is known only then; what follows it streams into the store.
+//!
+//! ```
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use std::sync::Arc;
+//! use postroad_intake::{Config, Intake};
+//! use postroad_mail::{Envelope, Recipient, Timestamp};
+//! use postroad_proto::server::{Info, Peer};
+//! use postroad_queue::{MemStore, Store};
+//!
+//! let store: Arc<dyn Store> = Arc::new(MemStore::new(1 << 20));
+//! let config = Arc::new(Config::new("mx.example.org".parse()?, "relay"));
+//! let peer = Peer { address: [192, 0, 2, 1].into(), trusted: false, tls: None };
+//! let info = Info { peer, hello: None, identity: None, smtputf8: false };
+//! let envelope = Envelope::new("<a@b.example>".parse()?, Recipient::new("c@d.example".parse()?));
+//!
+//! let now = Timestamp::from_millis(1_795_524_541_000);
+//! let mut intake = Intake::begin(now, config, &store, &info, envelope).map_err(|reply| reply.to_string())?;
+//! intake.body("Subject: hello\r\n\r\nHello\r\n".into()).await;
+//! let (id, _origin) = intake.commit(now).await.map_err(|reply| reply.to_string())?;
+//! assert_eq!(store.totals().messages, 1);
+//! # let _ = id; Ok(()) }
+//! ```
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-use postroad_mail::{Envelope, Origin, Reply, Timestamp};
+use bytes::{Bytes, BytesMut};
+use postroad_mail::{Address, BodyKind, Domain, Envelope, Origin, Reply, Timestamp, replies};
+use postroad_message::{HeadScanner, Received, Scanned, fix_ups};
 use postroad_proto::server::Info;
-use postroad_queue::{QueueId, Store};
+use postroad_queue::{Draft, Incoming, Lane, QueueId, Store, StoreError};
+use tracing::error;
 
 /// What intake does besides storing.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The host name in the Received header.
-    pub hostname: postroad_mail::Domain,
+    /// The host name in the Received header; mail for postmaster at it goes to `postmaster`.
+    pub hostname: Domain,
     /// `submission` or `relay`: the origin's service.
     pub service: &'static str,
+    /// Where mail for this host's postmaster goes.
+    pub postmaster: Option<Address>,
     /// Octets of header, at most.
     pub header_size: usize,
-    /// Received headers, at which a message is taken to loop (100).
+    /// Received headers, at which a message is taken to loop (RFC 5321 section 6.3).
     pub hops_max: usize,
     /// Add Date and Message-ID where they are missing (RFC 6409 section 8).
     pub fix_up: bool,
 }
 
+impl Config {
+    /// With the usual bounds; `submission` gets fix-ups.
+    #[must_use]
+    pub fn new(hostname: Domain, service: &'static str) -> Self {
+        Self {
+            hostname,
+            service,
+            postmaster: None,
+            header_size: 256 << 10,
+            hops_max: 100,
+            fix_up: service == "submission",
+        }
+    }
+}
+
 /// One message on its way in. Dropping it leaves nothing.
-#[allow(missing_debug_implementations, reason = "stub")]
-pub struct Intake {}
+pub struct Intake {
+    config: Arc<Config>,
+    envelope: Envelope,
+    origin: Origin,
+    extended: bool,
+    scanner: HeadScanner,
+    head: BytesMut,
+    in_head: bool,
+    eight_bit_body: bool,
+    incoming: Box<dyn Incoming>,
+    /// Why it cannot be kept, known before its end.
+    failed: Option<Reply>,
+}
+
+impl std::fmt::Debug for Intake {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Intake")
+            .field("id", &self.incoming.id())
+            .field("envelope", &self.envelope)
+            .finish_non_exhaustive()
+    }
+}
 
 impl Intake {
     /// Begins; refuses at once where there is no room.
@@ -33,25 +97,171 @@ impl Intake {
     /// # Errors
     /// The reply to give.
     pub fn begin(
-        _now: Timestamp,
-        _config: Arc<Config>,
-        _store: &Arc<dyn Store>,
-        _info: &Info,
-        _envelope: Envelope,
+        now: Timestamp,
+        config: Arc<Config>,
+        store: &Arc<dyn Store>,
+        info: &Info,
+        mut envelope: Envelope,
     ) -> Result<Self, Reply> {
-        unimplemented!()
+        let incoming = store.begin(now).map_err(|error| refusal(&error))?;
+        if let Some(postmaster) = &config.postmaster {
+            for recipient in envelope.recipients_mut() {
+                if recipient.address.local_part().is_postmaster()
+                    && *recipient.address.domain() == config.hostname
+                {
+                    recipient.address = postmaster.clone();
+                }
+            }
+        }
+        envelope.drop_duplicates();
+        let origin = Origin {
+            service: config.service.to_owned(),
+            user: info.identity.clone(),
+            address: Some(info.peer.address),
+            helo: info.hello.as_ref().map(|hello| hello.name.clone()),
+            tls: info.peer.tls.clone(),
+        };
+        Ok(Self {
+            scanner: HeadScanner::new(config.header_size),
+            config,
+            envelope,
+            origin,
+            extended: info.hello.as_ref().is_some_and(|hello| hello.extended),
+            head: BytesMut::new(),
+            in_head: true,
+            eight_bit_body: false,
+            incoming,
+            failed: None,
+        })
     }
 
-    /// Takes a piece of content. Errors are remembered for [`Intake::commit`].
-    pub async fn body(&mut self, _chunk: Bytes) {
-        unimplemented!()
+    /// Takes a piece of content. Errors are remembered for [`Intake::commit`]; what follows them is dropped.
+    pub async fn body(&mut self, chunk: Bytes) {
+        if self.failed.is_some() {
+            return;
+        }
+        let mut chunk = chunk;
+        if self.in_head {
+            match self.scanner.push(&chunk) {
+                Scanned::More => {
+                    self.head.extend_from_slice(&chunk);
+                    return;
+                }
+                Scanned::TooLarge => {
+                    self.failed = Some(replies::HEADER_TOO_BIG);
+                    return;
+                }
+                Scanned::End { body_at } => {
+                    self.in_head = false;
+                    let earlier = self.scanner.unfinished();
+                    let unfinished = self.head.split_off(self.head.len().saturating_sub(earlier));
+                    self.head.extend_from_slice(&chunk.split_to(body_at));
+                    self.write(unfinished.freeze()).await;
+                }
+            }
+        }
+        self.write(chunk).await;
+    }
+
+    async fn write(&mut self, chunk: Bytes) {
+        if chunk.is_empty() || self.failed.is_some() {
+            return;
+        }
+        self.eight_bit_body = self.eight_bit_body || !chunk.is_ascii();
+        if let Err(error) = self.incoming.write(chunk).await {
+            self.failed = Some(refusal(&error));
+        }
     }
 
     /// Adds trace and fix-ups, and makes the message durable.
     ///
     /// # Errors
     /// The reply to give.
-    pub async fn commit(self, _now: Timestamp) -> Result<(QueueId, Origin), Reply> {
-        unimplemented!()
+    pub async fn commit(mut self, now: Timestamp) -> Result<(QueueId, Origin), Reply> {
+        if self.in_head {
+            // The message ended in a line that is no header field.
+            let rest = self
+                .head
+                .split_off(self.head.len().saturating_sub(self.scanner.unfinished()));
+            self.write(rest.freeze()).await;
+        }
+        let Self {
+            config,
+            mut envelope,
+            origin,
+            extended,
+            scanner,
+            head,
+            eight_bit_body,
+            incoming,
+            failed,
+            ..
+        } = self;
+        if let Some(reply) = failed {
+            return Err(reply);
+        }
+        let fields = scanner.fields();
+        if fields.received >= config.hops_max {
+            return Err(replies::TOO_MANY_HOPS);
+        }
+        // What was declared 8-bit and is not can go where 8-bit cannot.
+        if envelope.body == BodyKind::EightBitMime && !eight_bit_body && !fields.eight_bit {
+            envelope.body = BodyKind::SevenBit;
+        }
+        let id = incoming.id().to_string();
+        let hostname = config.hostname.as_written();
+        let only_recipient = match envelope.recipients() {
+            [one] => Some(&one.address),
+            _ => None,
+        };
+        let received = Received {
+            origin: &origin,
+            extended,
+            smtputf8: envelope.smtputf8,
+            by: hostname,
+            id: &id,
+            only_recipient,
+            at: now,
+        };
+        let mut whole = BytesMut::from(received.to_field().as_bytes());
+        if config.fix_up {
+            whole.extend_from_slice(fix_ups(fields, now, &id, hostname).as_bytes());
+        }
+        whole.extend_from_slice(&head);
+        if !whole.ends_with(b"\r\n\r\n") && !head.starts_with(b"\r\n") {
+            // There was no empty line, or no header at all: now there is.
+            whole.extend_from_slice(if whole.ends_with(b"\r\n") {
+                b"\r\n".as_slice()
+            } else {
+                b"\r\n\r\n"
+            });
+        }
+        let lanes = envelope
+            .recipients()
+            .iter()
+            .map(|r| Lane::new(r.address.domain().ascii()))
+            .collect();
+        let draft = Draft {
+            envelope,
+            origin: origin.clone(),
+            head: whole.freeze(),
+            lanes,
+        };
+        match incoming.commit(now, draft).await {
+            Ok(id) => Ok((id, origin)),
+            Err(error) => Err(refusal(&error)),
+        }
     }
+}
+
+/// The reply to a store's error. The cause goes to the log, never to the client.
+fn refusal(cause: &StoreError) -> Reply {
+    let reply = match cause {
+        StoreError::Full { .. } => replies::QUEUE_FULL,
+        StoreError::Closed => replies::SHUTTING_DOWN,
+        _ => replies::LOCAL_ERROR,
+    };
+    let source = std::error::Error::source(cause).map(ToString::to_string);
+    error!(error = %cause, source, %reply, "a message cannot be kept");
+    reply
 }

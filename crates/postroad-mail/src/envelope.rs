@@ -109,6 +109,13 @@ impl Envelope {
         &self.recipients
     }
 
+    /// Drops recipients whose address was named before; the first naming counts.
+    pub fn drop_duplicates(&mut self) {
+        let mut seen = std::collections::HashSet::new();
+        self.recipients
+            .retain(|recipient| seen.insert(recipient.address.clone()));
+    }
+
     /// The recipients, to rewrite them.
     #[must_use]
     pub fn recipients_mut(&mut self) -> &mut [Recipient] {
@@ -131,6 +138,22 @@ fn at_least_one<'de, D: serde::Deserializer<'de>>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_copy_each() {
+        let recipient = |a: &str| Recipient::new(a.parse().unwrap());
+        let mut envelope = Envelope::new(ReversePath::Null, recipient("a@b"));
+        for again in ["c@d", "a@B", "A@b", "c@d"] {
+            envelope.push(recipient(again));
+        }
+        envelope.drop_duplicates();
+        let left: Vec<_> = envelope
+            .recipients()
+            .iter()
+            .map(|r| r.address.to_string())
+            .collect();
+        assert_eq!(left, ["a@b", "c@d", "A@b"]);
+    }
 
     #[test]
     fn serialised_as_read() {

@@ -1,0 +1,421 @@
+//! Delivery status notifications: multipart/report with delivery-status (RFC 3461, 6522, 3464,
+//! and 6533 where an address is not ASCII).
+
+use std::fmt::Write as _;
+
+use mail_parser::MessageParser;
+use postroad_mail::{BodyKind, EnhancedCode, Envelope, Recipient, Ret, Timestamp};
+
+use crate::dates::rfc5322_date;
+
+/// Octets of a message that a failure notice returns whole, at most, where the sender did not say
+/// `RET=FULL`; and the most where it did.
+pub const RETURNED_MAX: usize = 64 << 10;
+
+/// What has happened to a recipient (RFC 3464 section 2.3.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// It will not be delivered.
+    Failed,
+    /// It has not been delivered yet.
+    Delayed,
+    /// It is in the recipient's mailbox.
+    Delivered,
+    /// It has gone to a server that does not send notices.
+    Relayed,
+}
+
+impl Action {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Failed => "failed",
+            Self::Delayed => "delayed",
+            Self::Delivered => "delivered",
+            Self::Relayed => "relayed",
+        }
+    }
+
+    const fn subject(self) -> &'static str {
+        match self {
+            Self::Failed => "Undelivered mail returned to sender",
+            Self::Delayed => "Delayed mail (still being retried)",
+            Self::Delivered | Self::Relayed => "Successful mail delivery report",
+        }
+    }
+
+    const fn explanation(self) -> &'static str {
+        match self {
+            Self::Failed => {
+                "I am sorry to tell you that your message could not be delivered to the\r\nrecipients named below, and will not be tried again. What the other side\r\nsaid, or what went wrong, stands behind each of them; often it tells what\r\nto do, such as to check the address. Your message, or its header, is\r\nattached.\r\n"
+            }
+            Self::Delayed => {
+                "Your message has not been delivered yet to the recipients named below.\r\n\r\nYou need not do anything, nor send it again: it will be tried until it is\r\ndelivered, or its time is up. In that case you will be told.\r\n"
+            }
+            Self::Delivered => "Your message has been delivered to the recipients named below.\r\n",
+            Self::Relayed => {
+                "Your message has been handed on to a server that sends no notices of\r\ndelivery itself. You will hear of it only should it come back.\r\n"
+            }
+        }
+    }
+}
+
+/// One recipient's part of a notice.
+#[derive(Clone, Debug)]
+pub struct RecipientReport<'a> {
+    /// Who.
+    pub recipient: &'a Recipient,
+    /// The status.
+    pub status: EnhancedCode,
+    /// The host that said so.
+    pub remote_mta: Option<&'a str>,
+    /// What it said, or what we say: a reply in one line.
+    pub diagnostic: &'a str,
+    /// Whether `diagnostic` is the remote host's own reply.
+    pub remote: bool,
+    /// When that was.
+    pub last_attempt: Timestamp,
+    /// Until when it is tried.
+    pub will_retry_until: Option<Timestamp>,
+}
+
+/// A notice to be written.
+#[derive(Clone, Debug)]
+pub struct Report<'a> {
+    /// What has happened; the same for all its recipients.
+    pub action: Action,
+    /// The name of this host.
+    pub reporting_mta: &'a str,
+    /// The queue id of the message.
+    pub id: &'a str,
+    /// Tells this notice from others about the same message.
+    pub serial: u64,
+    /// The message's envelope.
+    pub envelope: &'a Envelope,
+    /// When it came.
+    pub arrived: Timestamp,
+    /// Now.
+    pub now: Timestamp,
+    /// Whom the notice goes to: the reverse-path, or a postmaster.
+    pub to: &'a str,
+    /// The recipients it is about.
+    pub recipients: Vec<RecipientReport<'a>>,
+    /// The start of the message: all of its header block, and its body as far as it is to be returned.
+    pub original: &'a [u8],
+    /// Where the body starts in `original`.
+    pub body_at: usize,
+    /// Whether `original` is the whole message.
+    pub whole: bool,
+}
+
+/// A notice, written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Written {
+    /// The header block, with the empty line.
+    pub head: Vec<u8>,
+    /// The body.
+    pub body: Vec<u8>,
+    /// Whether it holds octets outside ASCII.
+    pub body_kind: BodyKind,
+}
+
+/// Whether a notice of that kind returns the body (RFC 3461 section 6.2: a failure, unless
+/// `RET=HDRS`; and never more than [`RETURNED_MAX`]).
+#[must_use]
+pub fn returns_body(action: Action, ret: Option<Ret>, size: u64) -> bool {
+    let fits = usize::try_from(size).is_ok_and(|size| size <= RETURNED_MAX);
+    action == Action::Failed && fits && ret != Some(Ret::Headers)
+}
+
+impl Report<'_> {
+    /// Writes it.
+    #[must_use]
+    pub fn write(&self) -> Written {
+        let boundary = format!("=_{}_{}", self.id, self.serial);
+        let international = self
+            .recipients
+            .iter()
+            .any(|r| !r.recipient.address.is_ascii());
+        let mut body = String::with_capacity(2048);
+        let charset = if international { "utf-8" } else { "us-ascii" };
+        let encoding = if international { "8bit" } else { "7bit" };
+        let _ = write!(
+            body,
+            "This is a notice in MIME format.\r\n\r\n--{boundary}\r\nContent-Type: text/plain; charset={charset}\r\nContent-Transfer-Encoding: {encoding}\r\nContent-Description: Notification\r\n\r\n"
+        );
+        self.write_text(&mut body);
+        let global = if international { "global-" } else { "" };
+        let _ = write!(
+            body,
+            "\r\n--{boundary}\r\nContent-Type: message/{global}delivery-status\r\nContent-Transfer-Encoding: {encoding}\r\nContent-Description: Delivery report\r\n\r\n"
+        );
+        self.write_status(&mut body);
+        let mut body = body.into_bytes();
+        self.write_original(&boundary, &mut body);
+        body.extend_from_slice(format!("\r\n--{boundary}--\r\n").as_bytes());
+        let body_kind = if body.is_ascii() {
+            BodyKind::SevenBit
+        } else {
+            BodyKind::EightBitMime
+        };
+        Written {
+            head: self.head(&boundary).into_bytes(),
+            body,
+            body_kind,
+        }
+    }
+
+    fn head(&self, boundary: &str) -> String {
+        let host = self.reporting_mta;
+        let mut head = format!(
+            "Date: {}\r\nFrom: Mail Delivery System <postmaster@{host}>\r\nTo: <{}>\r\nSubject: {}\r\nMessage-ID: <{}.{}.notice@{host}>\r\n",
+            rfc5322_date(self.now),
+            self.to,
+            self.action.subject(),
+            self.id,
+            self.serial
+        );
+        let header = self.original.get(..self.body_at).unwrap_or_default();
+        let parsed = MessageParser::default().parse_headers(header);
+        let plain = |id: &&str| {
+            id.len() < 250
+                && id
+                    .bytes()
+                    .all(|b| b.is_ascii_graphic() && b != b'<' && b != b'>')
+        };
+        if let Some(id) = parsed.as_ref().and_then(|m| m.message_id()).filter(plain) {
+            let _ = write!(head, "In-Reply-To: <{id}>\r\nReferences: <{id}>\r\n");
+        }
+        let _ = write!(
+            head,
+            "Auto-Submitted: auto-replied\r\nMIME-Version: 1.0\r\nContent-Type: multipart/report; report-type=delivery-status;\r\n\tboundary=\"{boundary}\"\r\n\r\n"
+        );
+        head
+    }
+
+    /// For people.
+    fn write_text(&self, out: &mut String) {
+        let _ = write!(
+            out,
+            "This is the mail system at {}.\r\n\r\n{}",
+            self.reporting_mta,
+            self.action.explanation()
+        );
+        for report in &self.recipients {
+            let _ = write!(out, "\r\n<{}>:\r\n", report.recipient.address);
+            let text = line(report.diagnostic);
+            match report.remote_mta.filter(|_| report.remote) {
+                Some(host) => {
+                    let _ = write!(out, "    the server {} said: {text}\r\n", line(host));
+                }
+                None => {
+                    let _ = write!(out, "    {text}\r\n");
+                }
+            }
+            if let Some(until) = report.will_retry_until {
+                let _ = write!(
+                    out,
+                    "    It will be tried until {}.\r\n",
+                    rfc5322_date(until)
+                );
+            }
+        }
+    }
+
+    /// For programs (RFC 3464 section 2).
+    fn write_status(&self, out: &mut String) {
+        let _ = write!(out, "Reporting-MTA: dns; {}\r\n", self.reporting_mta);
+        if let Some(envid) = &self.envelope.envid {
+            let _ = write!(out, "Original-Envelope-Id: {}\r\n", line(envid));
+        }
+        let _ = write!(
+            out,
+            "Arrival-Date: {}\r\nX-Postroad-Queue-ID: {}\r\n",
+            rfc5322_date(self.arrived),
+            self.id
+        );
+        for report in &self.recipients {
+            out.push_str("\r\n");
+            let address = &report.recipient.address;
+            if let Some(original) = &report.recipient.original {
+                let _ = write!(
+                    out,
+                    "Original-Recipient: {}; {}\r\n",
+                    original.address_type,
+                    line(&original.address)
+                );
+            }
+            let kind = if address.is_ascii() {
+                "rfc822"
+            } else {
+                "utf-8"
+            };
+            let _ = write!(
+                out,
+                "Final-Recipient: {kind}; {address}\r\nAction: {}\r\nStatus: {}\r\n",
+                self.action.name(),
+                report.status
+            );
+            if let Some(host) = report.remote_mta {
+                let _ = write!(out, "Remote-MTA: dns; {}\r\n", line(host));
+            }
+            let kind = if report.remote { "smtp" } else { "X-Postroad" };
+            let _ = write!(
+                out,
+                "Diagnostic-Code: {kind}; {}\r\nLast-Attempt-Date: {}\r\n",
+                line(report.diagnostic),
+                rfc5322_date(report.last_attempt)
+            );
+            if let Some(until) = report.will_retry_until {
+                let _ = write!(out, "Will-Retry-Until: {}\r\n", rfc5322_date(until));
+            }
+        }
+    }
+
+    fn write_original(&self, boundary: &str, out: &mut Vec<u8>) {
+        let full = self.whole
+            && returns_body(
+                self.action,
+                self.envelope.ret,
+                u64::try_from(self.original.len()).unwrap_or(u64::MAX),
+            );
+        let (head, _) = self
+            .original
+            .split_at_checked(self.body_at)
+            .unwrap_or((self.original, &[]));
+        let returned = if full {
+            self.original
+        } else {
+            head.get(..RETURNED_MAX).unwrap_or(head)
+        };
+        let ascii = returned.is_ascii();
+        let kind = match (full, head.is_ascii()) {
+            (true, true) => "message/rfc822",
+            (true, false) => "message/global",
+            (false, true) => "text/rfc822-headers",
+            (false, false) => "message/global-headers",
+        };
+        let encoding = if ascii { "7bit" } else { "8bit" };
+        out.extend_from_slice(
+            format!("\r\n--{boundary}\r\nContent-Type: {kind}\r\nContent-Transfer-Encoding: {encoding}\r\nContent-Description: Undelivered message\r\n\r\n").as_bytes(),
+        );
+        out.extend_from_slice(returned);
+    }
+}
+
+/// A peer's text as part of one line: printable, bounded.
+fn line(text: &str) -> String {
+    text.chars()
+        .take(512)
+        .map(|c| {
+            if c.is_control() {
+                ' '
+            } else if c.is_ascii() {
+                c
+            } else {
+                '?'
+            }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mail_parser::MimeHeaders as _;
+    use postroad_mail::ReversePath;
+
+    const ORIGINAL: &[u8] = b"Message-ID: <one@sender.test>\r\nSubject: hello\r\n\r\nthe body\r\n";
+
+    fn written(action: Action, ret: Option<Ret>, diagnostic: &str, address: &str) -> Vec<u8> {
+        let mut recipient = Recipient::new(address.parse().unwrap());
+        recipient.original = Some("rfc822;b+2Bx@r.test".parse().unwrap());
+        let mut envelope = Envelope::new(
+            "<me@sender.test>".parse::<ReversePath>().unwrap(),
+            recipient,
+        );
+        envelope.ret = ret;
+        envelope.envid = Some("env 1".to_owned());
+        let at = Timestamp::from_millis(1_795_524_541_000);
+        let report = Report {
+            action,
+            reporting_mta: "mx.test",
+            id: "06a1",
+            serial: 2,
+            envelope: &envelope,
+            arrived: at,
+            now: at,
+            to: "me@sender.test",
+            recipients: vec![RecipientReport {
+                recipient: &envelope.recipients()[0],
+                status: "5.1.1".parse().unwrap(),
+                remote_mta: Some("far.test"),
+                diagnostic,
+                remote: true,
+                last_attempt: at,
+                will_retry_until: (action == Action::Delayed).then_some(at),
+            }],
+            original: ORIGINAL,
+            body_at: ORIGINAL.len() - 10,
+            whole: true,
+        };
+        let written = report.write();
+        [written.head, written.body].concat()
+    }
+
+    #[test]
+    fn a_failure_as_golden_text() {
+        let text = String::from_utf8(written(
+            Action::Failed,
+            None,
+            "550 5.1.1 no Bob here",
+            "b@r.test",
+        ))
+        .unwrap();
+        insta::assert_snapshot!(text.replace("\r\n", "\n"));
+    }
+
+    #[test]
+    fn a_parser_reads_it() {
+        for (action, ret, kind) in [
+            (Action::Failed, None, "rfc822"),
+            (Action::Failed, Some(Ret::Headers), "rfc822-headers"),
+            (Action::Delayed, Some(Ret::Full), "rfc822-headers"),
+            (Action::Relayed, None, "rfc822-headers"),
+        ] {
+            let octets = written(action, ret, "x", "b@r.test");
+            let message = MessageParser::default().parse(&octets).unwrap();
+            assert_eq!(
+                message.content_type().unwrap().attribute("report-type"),
+                Some("delivery-status")
+            );
+            assert_eq!(message.in_reply_to().as_text(), Some("one@sender.test"));
+            let last = message
+                .parts
+                .iter()
+                .rfind(|p| p.content_type().is_some_and(|c| c.subtype() == Some(kind)));
+            assert!(last.is_some(), "{action:?} {ret:?}");
+        }
+    }
+
+    #[test]
+    fn a_peer_cannot_inject_fields_or_parts() {
+        let text = String::from_utf8(written(
+            Action::Failed,
+            None,
+            "550 x\r\nAction: delivered\r\n\r\n--=_06a1_2--",
+            "b@r.test",
+        ))
+        .unwrap();
+        assert_eq!(text.matches("\r\nAction: ").count(), 1);
+        assert_eq!(text.matches("\r\n--=_06a1_2").count(), 4);
+    }
+
+    #[test]
+    fn international_addresses_get_their_types() {
+        let text = String::from_utf8(written(Action::Failed, None, "x", "\u{fc}@r.test")).unwrap();
+        assert!(
+            text.contains("message/global-delivery-status")
+                && text.contains("Final-Recipient: utf-8; \u{fc}@r.test")
+        );
+    }
+}
