@@ -1,0 +1,255 @@
+//! The notices that an attempt's outcomes owe (RFC 3461 section 5, RFC 3464).
+
+use std::collections::BTreeMap;
+
+use bytes::{Bytes, BytesMut};
+use postroad_mail::{
+    EnhancedCode, Envelope, Notify, Origin, Recipient, Reply, ReversePath, Severity, Timestamp,
+};
+use postroad_message::dsn::{self, Action, RecipientReport, Report};
+use postroad_queue::{Claimed, Content, Draft, Lane, Notice, Outcome};
+use tracing::{error, warn};
+
+use crate::outbound::OutboundConfig;
+
+/// Octets of a message read for a notice, at most: a header block larger than this is cut.
+const READ_MAX: usize = 512 << 10;
+
+/// How an attempt ended for a recipient.
+#[derive(Clone, Debug)]
+pub(crate) struct Ended {
+    pub(crate) outcome: Outcome,
+    /// Its time was up.
+    pub(crate) expired: bool,
+    /// The hop has the DSN extension: notices of success are its business.
+    pub(crate) hop_notifies: bool,
+}
+
+/// What has happened, and to which recipients.
+type Owed = (Action, Vec<usize>);
+
+/// One notice for each thing that has happened, naming all recipients to whom it has.
+pub(crate) async fn notices(
+    config: &OutboundConfig,
+    job: &Claimed,
+    ended: &BTreeMap<usize, Ended>,
+    late: bool,
+    expires: Timestamp,
+    now: Timestamp,
+) -> Vec<Notice> {
+    let mut owed: Vec<Owed> = Vec::new();
+    for (&index, end) in ended {
+        let Some(recipient) = job.message.envelope.recipients().get(index) else {
+            continue;
+        };
+        let Some(action) = action(end, recipient.notify(), late) else {
+            continue;
+        };
+        match owed.iter_mut().find(|(other, _)| *other == action) {
+            Some((_, together)) => together.push(index),
+            None => owed.push((action, vec![index])),
+        }
+    }
+    let Some((to, owed)) = addressee(config, job, owed) else {
+        return Vec::new();
+    };
+    let mut notices = Vec::with_capacity(owed.len());
+    for (action, recipients) in owed {
+        let original = match read(&*job.content, action, &job.message.envelope).await {
+            Ok(original) => original,
+            Err(error) => {
+                error!(queue_id = %job.message.id, %error, "a notice goes without the message it is about");
+                Bytes::new()
+            }
+        };
+        let reported = Reported {
+            config,
+            job,
+            ended,
+            expires,
+            now,
+            to: &to,
+            original,
+        };
+        notices.push(reported.write(action, &recipients));
+    }
+    notices
+}
+
+fn action(end: &Ended, notify: Notify, late: bool) -> Option<Action> {
+    match &end.outcome {
+        Outcome::Failed(_) => notify.failure.then_some(Action::Failed),
+        Outcome::Deferred(_) => (late && notify.delay).then_some(Action::Delayed),
+        Outcome::Delivered(_) if !notify.success || end.hop_notifies => None,
+        Outcome::Delivered(evidence) if evidence.remote => Some(Action::Relayed),
+        Outcome::Delivered(_) => Some(Action::Delivered),
+    }
+}
+
+/// Whom to tell. Never the null reverse-path: then the postmaster hears of failures, unless the
+/// failure is the postmaster's own.
+fn addressee(
+    config: &OutboundConfig,
+    job: &Claimed,
+    owed: Vec<Owed>,
+) -> Option<(postroad_mail::Address, Vec<Owed>)> {
+    if owed.is_empty() {
+        return None;
+    }
+    if let ReversePath::Address(address) = &job.message.envelope.from {
+        return Some((address.clone(), owed));
+    }
+    let failures: Vec<_> = owed
+        .into_iter()
+        .filter(|(action, _)| *action == Action::Failed)
+        .collect();
+    if failures.is_empty() {
+        return None;
+    }
+    warn!(queue_id = %job.message.id, "double bounce: a message with a null reverse-path has failed");
+    let postmaster = config.postmaster.as_ref()?;
+    let own = job
+        .message
+        .envelope
+        .recipients()
+        .iter()
+        .any(|r| r.address == *postmaster);
+    (!own && job.message.origin.service != "double-bounce").then(|| (postmaster.clone(), failures))
+}
+
+/// The start of a message: its header block, and all of it where that is to be returned.
+async fn read(
+    content: &dyn Content,
+    action: Action,
+    envelope: &Envelope,
+) -> Result<Bytes, postroad_queue::StoreError> {
+    let whole = dsn::returns_body(action, envelope.ret, content.len());
+    let mut octets = BytesMut::new();
+    let mut offset = 0;
+    while offset < content.len() && octets.len() < READ_MAX {
+        let piece = content.read(offset, READ_MAX - octets.len()).await?;
+        if piece.is_empty() {
+            break;
+        }
+        offset += u64::try_from(piece.len()).unwrap_or(u64::MAX);
+        octets.extend_from_slice(&piece);
+        if !whole && head_end(&octets).is_some() {
+            break;
+        }
+    }
+    Ok(octets.freeze())
+}
+
+fn head_end(octets: &[u8]) -> Option<usize> {
+    octets
+        .windows(4)
+        .position(|w| w == b"\r\n\r\n")
+        .map(|at| at + 4)
+}
+
+struct Reported<'a> {
+    config: &'a OutboundConfig,
+    job: &'a Claimed,
+    ended: &'a BTreeMap<usize, Ended>,
+    expires: Timestamp,
+    now: Timestamp,
+    to: &'a postroad_mail::Address,
+    original: Bytes,
+}
+
+impl Reported<'_> {
+    fn write(&self, action: Action, recipients: &[usize]) -> Notice {
+        let message = &self.job.message;
+        let replies: Vec<_> = recipients.iter().filter_map(|&n| self.one(n)).collect();
+        let reports = replies.iter().map(|one| RecipientReport {
+            recipient: one.recipient,
+            status: one.status,
+            remote_mta: one.remote_mta,
+            diagnostic: &one.diagnostic,
+            remote: one.remote,
+            last_attempt: one.at,
+            will_retry_until: (action == Action::Delayed).then_some(self.expires),
+        });
+        let whole =
+            u64::try_from(self.original.len()).is_ok_and(|length| length == self.job.content.len());
+        let id = message.id.to_string();
+        let written = Report {
+            action,
+            reporting_mta: self.config.hostname.ascii(),
+            id: &id,
+            serial: u64::from(self.job.attempts) * 10
+                + recipients
+                    .first()
+                    .map_or(0, |&n| u64::try_from(n).unwrap_or(0) * 1_000_000),
+            envelope: &message.envelope,
+            arrived: message.arrived,
+            now: self.now,
+            to: &self.to.to_string(),
+            recipients: reports.collect(),
+            original: &self.original,
+            body_at: head_end(&self.original).unwrap_or(self.original.len()),
+            whole,
+        }
+        .write();
+        let mut envelope = Envelope::new(ReversePath::Null, Recipient::new(self.to.clone()));
+        envelope.body = written.body_kind;
+        envelope.smtputf8 = self.to.needs_smtputf8();
+        let service = if message.envelope.from.is_null() {
+            "double-bounce"
+        } else {
+            "bounce"
+        };
+        let draft = Draft {
+            lanes: vec![Lane::new(self.to.domain().ascii())],
+            envelope,
+            origin: Origin {
+                service: service.to_owned(),
+                ..Origin::default()
+            },
+            head: written.head.into(),
+        };
+        Notice {
+            draft,
+            body: written.body.into(),
+        }
+    }
+
+    fn one(&self, index: usize) -> Option<One<'_>> {
+        let end = self.ended.get(&index)?;
+        let evidence = end.outcome.evidence();
+        Some(One {
+            recipient: self.job.message.envelope.recipients().get(index)?,
+            status: if end.expired {
+                EnhancedCode::permanent(4, 7)
+            } else {
+                status(&evidence.reply)
+            },
+            remote_mta: evidence.remote_mta.as_deref(),
+            diagnostic: if end.expired {
+                format!("{} (tried until its time was up)", evidence.reply)
+            } else {
+                evidence.reply.to_string()
+            },
+            remote: evidence.remote,
+            at: evidence.at,
+        })
+    }
+}
+
+struct One<'a> {
+    recipient: &'a Recipient,
+    status: EnhancedCode,
+    remote_mta: Option<&'a str>,
+    diagnostic: String,
+    remote: bool,
+    at: Timestamp,
+}
+
+/// The reply's own enhanced code, or the plainest of its class.
+fn status(reply: &Reply) -> EnhancedCode {
+    reply.enhanced.unwrap_or(match reply.severity() {
+        Severity::Success | Severity::Continue => EnhancedCode::success(0, 0),
+        Severity::Transient => EnhancedCode::transient(0, 0),
+        Severity::Permanent => EnhancedCode::permanent(0, 0),
+    })
+}

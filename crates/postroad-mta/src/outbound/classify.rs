@@ -1,0 +1,248 @@
+//! What a failed delivery means.
+//!
+//! | what happened | this recipient | the next host |
+//! |---|---|---|
+//! | no connection, TLS required and failed, session refused or lost before MAIL | deferred | is tried |
+//! | STARTTLS failed, and is not required | – | the same address again, in plaintext |
+//! | 5yz to MAIL, RCPT, DATA or the end of data | failed | is not tried |
+//! | 4yz to MAIL, RCPT or DATA | deferred | is tried |
+//! | 4yz to the end of data | deferred | is not tried |
+//! | lost or silent before the end of data | deferred | is tried |
+//! | lost or silent after the end of data | deferred, may become a duplicate (RFC 5321 section 4.5.4.1, RFC 1047) | is not tried |
+//! | the hop lacks what the message needs | failed: 5.6.3, 5.6.7, 5.3.4 | is not tried |
+
+use postroad_mail::{EnhancedCode, Reply, Severity, Timestamp};
+use postroad_net::client::ConnectError;
+use postroad_proto::client::{Missing, Phase, RecipientResult, SessionError};
+use postroad_queue::{Evidence, Outcome};
+
+/// What a result means for a recipient.
+#[derive(Clone, Debug)]
+pub(crate) struct Classified {
+    pub(crate) outcome: Outcome,
+    /// Whether another host may be asked in the same attempt.
+    pub(crate) try_next: bool,
+}
+
+/// Whom we talked to.
+#[derive(Clone, Debug)]
+pub(crate) struct Hop {
+    pub(crate) name: String,
+    pub(crate) shown: String,
+    pub(crate) tls: Option<String>,
+}
+
+impl Hop {
+    pub(crate) fn evidence(&self, at: Timestamp, reply: Reply, remote: bool) -> Evidence {
+        Evidence {
+            at,
+            hop: Some(self.shown.clone()),
+            remote_mta: Some(self.name.clone()),
+            reply: bounded(reply),
+            remote,
+            tls: self.tls.clone(),
+        }
+    }
+}
+
+/// A reply of our own making.
+pub(crate) fn own_reply(code: u16, enhanced: EnhancedCode, text: String) -> Reply {
+    Reply::row(code, enhanced, "").with_text(text)
+}
+
+/// What is kept of a reply's text.
+fn bounded(reply: Reply) -> Reply {
+    const TEXT_MAX: usize = 512;
+    if reply.text.len() <= TEXT_MAX {
+        return reply;
+    }
+    let text: String = reply.text.chars().take(TEXT_MAX / 4).collect();
+    reply.with_text(text)
+}
+
+pub(crate) fn recipient(result: RecipientResult, hop: &Hop, at: Timestamp) -> Classified {
+    match result {
+        RecipientResult::Accepted(reply) => Classified {
+            outcome: Outcome::Delivered(hop.evidence(at, reply, true)),
+            try_next: false,
+        },
+        RecipientResult::Refused { phase, reply } => {
+            let permanent = reply.severity() == Severity::Permanent;
+            let evidence = hop.evidence(at, reply, true);
+            if permanent {
+                Classified {
+                    outcome: Outcome::Failed(evidence),
+                    try_next: false,
+                }
+            } else {
+                Classified {
+                    outcome: Outcome::Deferred(evidence),
+                    try_next: phase != Phase::EndOfData,
+                }
+            }
+        }
+        RecipientResult::Broken { phase, error } => Classified {
+            outcome: Outcome::Deferred(session(&error, phase, hop, at)),
+            try_next: phase != Phase::EndOfData,
+        },
+        RecipientResult::Unsupported(missing) => {
+            let reply = unsupported(missing, &hop.name);
+            Classified {
+                outcome: Outcome::Failed(hop.evidence(at, reply, false)),
+                try_next: false,
+            }
+        }
+    }
+}
+
+/// A session that ended too early.
+fn session(error: &SessionError, phase: Phase, hop: &Hop, at: Timestamp) -> Evidence {
+    let doing = match phase {
+        Phase::Connect => "while connecting",
+        Phase::Greeting => "before the greeting",
+        Phase::Hello => "at EHLO",
+        Phase::StartTls => "at STARTTLS",
+        Phase::Auth => "at AUTH",
+        Phase::Mail => "at MAIL",
+        Phase::Rcpt => "at RCPT",
+        Phase::Data => "while sending the message",
+        Phase::EndOfData => "after the message had been sent: it may have arrived",
+        Phase::Idle => "between messages",
+    };
+    match error {
+        SessionError::Refused { reply } => hop.evidence(at, reply.clone(), true),
+        SessionError::NoStartTls => hop.evidence(
+            at,
+            own_reply(
+                454,
+                EnhancedCode::transient(7, 4),
+                format!("{error} by {}", hop.name),
+            ),
+            false,
+        ),
+        SessionError::NoAuth => hop.evidence(
+            at,
+            own_reply(
+                454,
+                EnhancedCode::transient(7, 0),
+                format!("{error}: {}", hop.name),
+            ),
+            false,
+        ),
+        other => hop.evidence(
+            at,
+            own_reply(
+                451,
+                EnhancedCode::transient(4, 2),
+                format!("{other} {doing} ({})", hop.name),
+            ),
+            false,
+        ),
+    }
+}
+
+/// No session at all.
+pub(crate) fn unconnected(error: &ConnectError, hop: &Hop, at: Timestamp) -> Evidence {
+    match error {
+        ConnectError::Session { phase, error, .. } => session(error, *phase, hop, at),
+        ConnectError::Tls { detail, .. } => hop.evidence(
+            at,
+            own_reply(
+                454,
+                EnhancedCode::transient(7, 5),
+                format!("TLS with {} failed: {detail}", hop.shown),
+            ),
+            false,
+        ),
+        other => {
+            let mut evidence = hop.evidence(
+                at,
+                own_reply(451, EnhancedCode::transient(4, 1), other.to_string()),
+                false,
+            );
+            evidence.remote_mta = None;
+            evidence
+        }
+    }
+}
+
+fn unsupported(missing: Missing, host: &str) -> Reply {
+    let (code, enhanced, text) = match missing {
+        Missing::EightBitMime => (
+            554,
+            EnhancedCode::permanent(6, 3),
+            format!("The message holds 8-bit octets, which {host} does not take"),
+        ),
+        Missing::BinaryMime => (
+            554,
+            EnhancedCode::permanent(6, 3),
+            format!("The message is binary, which {host} does not take"),
+        ),
+        Missing::SmtpUtf8 => (
+            553,
+            EnhancedCode::permanent(6, 7),
+            format!("The message needs SMTPUTF8, which {host} does not have"),
+        ),
+        Missing::Size { limit } => (
+            552,
+            EnhancedCode::permanent(3, 4),
+            format!("The message is larger than the {limit} octets that {host} takes"),
+        ),
+    };
+    own_reply(code, enhanced, text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_the_table_says() {
+        let hop = Hop {
+            name: "mx".to_owned(),
+            shown: "mx[192.0.2.1]:25".to_owned(),
+            tls: None,
+        };
+        let reply = |code: u16| Reply {
+            code: postroad_mail::ReplyCode::new(code).unwrap(),
+            enhanced: None,
+            text: "x".into(),
+        };
+        let refused = |phase, code| RecipientResult::Refused {
+            phase,
+            reply: reply(code),
+        };
+        let broken = |phase| RecipientResult::Broken {
+            phase,
+            error: SessionError::Lost,
+        };
+        for (result, shown) in [
+            (RecipientResult::Accepted(reply(250)), "delivered false"),
+            (refused(Phase::Mail, 451), "deferred true"),
+            (refused(Phase::Rcpt, 450), "deferred true"),
+            (refused(Phase::Rcpt, 550), "failed false"),
+            (refused(Phase::Data, 554), "failed false"),
+            (refused(Phase::EndOfData, 452), "deferred false"),
+            (refused(Phase::EndOfData, 554), "failed false"),
+            (broken(Phase::Rcpt), "deferred true"),
+            (broken(Phase::Data), "deferred true"),
+            (broken(Phase::EndOfData), "deferred false"),
+            (
+                RecipientResult::Unsupported(Missing::Size { limit: 5 }),
+                "failed false",
+            ),
+        ] {
+            let classified = recipient(result.clone(), &hop, Timestamp::default());
+            let name = match classified.outcome {
+                Outcome::Delivered(_) => "delivered",
+                Outcome::Deferred(_) => "deferred",
+                Outcome::Failed(_) => "failed",
+            };
+            assert_eq!(
+                format!("{name} {}", classified.try_next),
+                shown,
+                "{result:?}"
+            );
+        }
+    }
+}
