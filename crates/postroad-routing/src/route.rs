@@ -107,6 +107,12 @@ pub trait Router: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Option<Route>, RouteError>> + Send;
 }
 
+impl<R: Router> Router for Arc<R> {
+    async fn route(&self, request: &RouteRequest<'_>) -> Result<Option<Route>, RouteError> {
+        R::route(self, request).await
+    }
+}
+
 trait ErasedRouter: Send + Sync + 'static {
     fn route<'a>(
         &'a self,
@@ -138,6 +144,13 @@ impl SharedRouter {
     #[must_use]
     pub fn or(mut self, next: impl Router) -> Self {
         self.0.push(Arc::new(next));
+        self
+    }
+
+    /// Asks all of `next` where this one has no answer.
+    #[must_use]
+    pub fn chain(mut self, next: Self) -> Self {
+        self.0.extend(next.0);
         self
     }
 

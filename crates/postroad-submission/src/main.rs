@@ -1,1 +1,45 @@
-fn main() {}
+//! The submission service: mail from users, on 587 and 465.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use postroad_service::config::{self, Service as Kind};
+use postroad_service::{Service, telemetry};
+
+/// The submission service: mail from users, on 587 and 465.
+#[derive(Debug, Parser)]
+#[command(
+    name = "postroad-submission",
+    version,
+    after_help = "Example:\n  postroad-submission --config /etc/postroad/submission.toml\n\nSIGHUP reads the configuration again; SIGTERM finishes what is under way and stops."
+)]
+struct Arguments {
+    /// The configuration
+    #[arg(
+        long,
+        env = "POSTROAD_CONFIG",
+        default_value = "/etc/postroad/postroad.toml"
+    )]
+    config: PathBuf,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match run(Arguments::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("postroad-submission: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(arguments: Arguments) -> anyhow::Result<()> {
+    let loaded = config::load(&arguments.config)?;
+    telemetry::start(&loaded.config.log)?;
+    Ok(Service::new(loaded)
+        .only(Kind::Submission)
+        .run_until_signal()
+        .await?)
+}

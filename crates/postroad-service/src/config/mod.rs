@@ -69,7 +69,11 @@ pub struct Queue {
 
 impl Default for Queue {
     fn default() -> Self {
-        Self { store: StoreKind::Local, path: "/var/lib/postroad/queue".into(), durability: Durability::Sync }
+        Self {
+            store: StoreKind::Local,
+            path: "/var/lib/postroad/queue".into(),
+            durability: Durability::Sync,
+        }
     }
 }
 
@@ -158,7 +162,11 @@ pub struct Submission {
 
 impl Default for Submission {
     fn default() -> Self {
-        Self { mechanisms: vec!["PLAIN".to_owned(), "LOGIN".to_owned()], directory: None, sender_must_match: false }
+        Self {
+            mechanisms: vec!["PLAIN".to_owned(), "LOGIN".to_owned()],
+            directory: None,
+            sender_must_match: false,
+        }
     }
 }
 
@@ -197,7 +205,10 @@ pub struct Relay {
 
 impl Default for Relay {
     fn default() -> Self {
-        Self { domains: Vec::new(), trusted_networks: vec!["127.0.0.0/8".to_owned(), "::1".to_owned()] }
+        Self {
+            domains: Vec::new(),
+            trusted_networks: vec!["127.0.0.0/8".to_owned(), "::1".to_owned()],
+        }
     }
 }
 
@@ -310,7 +321,10 @@ pub struct Dns {
 
 impl Default for Dns {
     fn default() -> Self {
-        Self { nameservers: Vec::new(), timeout: Span::seconds(5) }
+        Self {
+            nameservers: Vec::new(),
+            timeout: Span::seconds(5),
+        }
     }
 }
 
@@ -428,7 +442,10 @@ pub struct Log {
 
 impl Default for Log {
     fn default() -> Self {
-        Self { format: LogFormat::Json, level: "info".to_owned() }
+        Self {
+            format: LogFormat::Json,
+            level: "info".to_owned(),
+        }
     }
 }
 

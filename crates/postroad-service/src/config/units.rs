@@ -12,11 +12,19 @@ use serde::{Deserialize, Serialize, Serializer};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Size(pub u64);
 
-const SIZES: [(&str, u64); 4] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
+const SIZES: [(&str, u64); 4] = [
+    ("GiB", 1 << 30),
+    ("MiB", 1 << 20),
+    ("KiB", 1 << 10),
+    ("B", 1),
+];
 
 impl fmt::Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (unit, octets) = SIZES.into_iter().find(|(_, n)| self.0 >= *n && self.0.is_multiple_of(*n)).unwrap_or(("B", 1));
+        let (unit, octets) = SIZES
+            .into_iter()
+            .find(|(_, n)| self.0 >= *n && self.0.is_multiple_of(*n))
+            .unwrap_or(("B", 1));
         write!(f, "{}{unit}", self.0 / octets)
     }
 }
@@ -32,13 +40,19 @@ impl<'de> Deserialize<'de> for Size {
             }
 
             fn visit_i64<E: de::Error>(self, n: i64) -> Result<Size, E> {
-                u64::try_from(n).map(Size).map_err(|_| E::invalid_value(de::Unexpected::Signed(n), &self))
+                u64::try_from(n)
+                    .map(Size)
+                    .map_err(|_| E::invalid_value(de::Unexpected::Signed(n), &self))
             }
 
             fn visit_str<E: de::Error>(self, s: &str) -> Result<Size, E> {
                 let wrong = || E::invalid_value(de::Unexpected::Str(s), &self);
                 let (number, unit) = split_unit(s);
-                let octets = SIZES.iter().find(|(name, _)| *name == unit).map(|(_, n)| *n).ok_or_else(wrong)?;
+                let octets = SIZES
+                    .iter()
+                    .find(|(name, _)| *name == unit)
+                    .map(|(_, n)| *n)
+                    .ok_or_else(wrong)?;
                 let number: u64 = number.parse().map_err(|_| wrong())?;
                 number.checked_mul(octets).map(Size).ok_or_else(wrong)
             }
@@ -51,7 +65,13 @@ impl<'de> Deserialize<'de> for Size {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span(pub Duration);
 
-const SPANS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)];
+const SPANS: [(&str, u64); 5] = [
+    ("d", 86_400_000),
+    ("h", 3_600_000),
+    ("m", 60_000),
+    ("s", 1000),
+    ("ms", 1),
+];
 
 impl Span {
     pub(crate) const fn seconds(seconds: u64) -> Self {
@@ -61,7 +81,11 @@ impl Span {
     fn parse(s: &str) -> Option<Self> {
         let (number, unit) = split_unit(s);
         let (_, millis) = SPANS.iter().find(|(name, _)| *name == unit)?;
-        number.parse::<u64>().ok()?.checked_mul(*millis).map(|n| Self(Duration::from_millis(n)))
+        number
+            .parse::<u64>()
+            .ok()?
+            .checked_mul(*millis)
+            .map(|n| Self(Duration::from_millis(n)))
     }
 }
 
@@ -69,7 +93,10 @@ impl fmt::Display for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let millis = self.0.as_millis();
         let fits = |n: u64| millis >= u128::from(n) && millis.is_multiple_of(u128::from(n));
-        let (unit, n) = SPANS.into_iter().find(|(_, n)| fits(*n)).unwrap_or(("s", 1000));
+        let (unit, n) = SPANS
+            .into_iter()
+            .find(|(_, n)| fits(*n))
+            .unwrap_or(("s", 1000));
         write!(f, "{}{unit}", millis / u128::from(n))
     }
 }
@@ -78,7 +105,10 @@ impl<'de> Deserialize<'de> for Span {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let s = String::deserialize(deserializer)?;
         Self::parse(&s).ok_or_else(|| {
-            de::Error::invalid_value(de::Unexpected::Str(&s), &"a time such as \"30s\", \"2m\", \"4h\", \"5d\" (ms, s, m, h, d)")
+            de::Error::invalid_value(
+                de::Unexpected::Str(&s),
+                &"a time such as \"30s\", \"2m\", \"4h\", \"5d\" (ms, s, m, h, d)",
+            )
         })
     }
 }
@@ -104,7 +134,12 @@ impl<'de> Deserialize<'de> for SpanOrNever {
         }
         Span::parse(&s)
             .map(|span| Self(Some(span.0)))
-            .ok_or_else(|| de::Error::invalid_value(de::Unexpected::Str(&s), &"a time such as \"4h\", or \"never\""))
+            .ok_or_else(|| {
+                de::Error::invalid_value(
+                    de::Unexpected::Str(&s),
+                    &"a time such as \"4h\", or \"never\"",
+                )
+            })
     }
 }
 
@@ -154,13 +189,29 @@ mod tests {
 
     #[test]
     fn both_ways() {
-        for (text, octets) in [("\"50MiB\"", 50 << 20), ("\"1 KiB\"", 1024), ("7", 7), ("\"3B\"", 3), ("\"0B\"", 0)] {
+        for (text, octets) in [
+            ("\"50MiB\"", 50 << 20),
+            ("\"1 KiB\"", 1024),
+            ("7", 7),
+            ("\"3B\"", 3),
+            ("\"0B\"", 0),
+        ] {
             let one: One = toml::from_str(&format!("size = {text}")).unwrap();
             assert_eq!(one.size, Some(Size(octets)), "{text}");
         }
-        for (text, millis) in [("500ms", 500), ("2m", 120_000), ("4h", 14_400_000), ("5d", 432_000_000), ("0s", 0)] {
+        for (text, millis) in [
+            ("500ms", 500),
+            ("2m", 120_000),
+            ("4h", 14_400_000),
+            ("5d", 432_000_000),
+            ("0s", 0),
+        ] {
             let one: One = toml::from_str(&format!("span = \"{text}\"")).unwrap();
-            assert_eq!(one.span, Some(Span(Duration::from_millis(millis))), "{text}");
+            assert_eq!(
+                one.span,
+                Some(Span(Duration::from_millis(millis))),
+                "{text}"
+            );
             assert_eq!(one.span.unwrap().to_string(), text);
         }
         assert_eq!(Size(50 << 20).to_string(), "50MiB");
@@ -168,7 +219,15 @@ mod tests {
 
     #[test]
     fn refused() {
-        for text in ["size = \"50MB\"", "size = -1", "size = \"MiB\"", "size = \"99999999999GiB\"", "span = \"5\"", "span = \"5 weeks\"", "span = 5"] {
+        for text in [
+            "size = \"50MB\"",
+            "size = -1",
+            "size = \"MiB\"",
+            "size = \"99999999999GiB\"",
+            "span = \"5\"",
+            "span = \"5 weeks\"",
+            "span = 5",
+        ] {
             assert!(toml::from_str::<One>(text).is_err(), "{text}");
         }
     }

@@ -1,0 +1,259 @@
+//! The queue as an operator sees it: of a running service over its admin socket, of a stopped
+//! one directly.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full};
+use hyper::{Method, Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use postroad_net::clock;
+use postroad_queue::{Filter, Listed, Operation, QueueId, Store, StoreError};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+
+use crate::admin::{OperateRequest, Operated, PAGE_MAX, PageRequest, Stats};
+use crate::config::{Config, StoreKind};
+use crate::service::{ServiceError, open_store};
+
+/// Octets of an answer other than a message's body, at most.
+const ANSWER_MAX: usize = 256 << 20;
+
+/// An operator's order cannot be carried out.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum QueueError {
+    /// The queue itself.
+    #[error("{0}")]
+    Store(#[from] StoreError),
+    /// It cannot be opened.
+    #[error("{0}")]
+    Service(#[from] ServiceError),
+    /// The running service cannot be talked to.
+    #[error("asking the running service at {}: {detail}", socket.display())]
+    Socket {
+        /// Its socket.
+        socket: PathBuf,
+        /// What went wrong.
+        detail: String,
+    },
+    /// It says no.
+    #[error("{0}")]
+    Refused(String),
+    /// A queue in memory is the running service's alone.
+    #[error("no service is running, and its queue, being in memory, is gone")]
+    Gone,
+}
+
+/// A queue.
+pub enum Queue {
+    /// Of a running service, at this socket.
+    Running(PathBuf),
+    /// Of a stopped one.
+    Stopped(Arc<dyn Store>),
+}
+
+impl std::fmt::Debug for Queue {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Running(socket) => write!(f, "Running({})", socket.display()),
+            Self::Stopped(_) => f.write_str("Stopped"),
+        }
+    }
+}
+
+impl Queue {
+    /// The running service's, where one answers; else opened here.
+    ///
+    /// # Errors
+    /// Where it can be had neither way.
+    pub async fn of(config: &Config) -> Result<Self, QueueError> {
+        let socket = config.admin_socket();
+        if UnixStream::connect(&socket).await.is_ok() {
+            return Ok(Self::Running(socket));
+        }
+        if config.queue.store == StoreKind::Memory {
+            return Err(QueueError::Gone);
+        }
+        if !config.queue.path.exists() {
+            return Err(QueueError::Refused(format!(
+                "there is no queue at {}; is the configuration the right one?",
+                config.queue.path.display()
+            )));
+        }
+        Ok(Self::Stopped(open_store(config).await?))
+    }
+
+    /// Messages that match, behind `after`.
+    ///
+    /// # Errors
+    /// Where the queue cannot be read.
+    pub async fn page(
+        &self,
+        filter: &Filter,
+        after: Option<QueueId>,
+    ) -> Result<Vec<Listed>, QueueError> {
+        match self {
+            Self::Running(socket) => {
+                let request = PageRequest {
+                    filter: filter.clone(),
+                    after,
+                    max: PAGE_MAX,
+                };
+                ask(socket, Method::POST, "/queue/page", Some(&request)).await
+            }
+            Self::Stopped(store) => Ok(store.page(filter, after, PAGE_MAX).await?),
+        }
+    }
+
+    /// Does something to messages; says to how many.
+    ///
+    /// # Errors
+    /// Where it cannot be done.
+    pub async fn operate(&self, operation: Operation, filter: &Filter) -> Result<u64, QueueError> {
+        match self {
+            Self::Running(socket) => {
+                let request = OperateRequest {
+                    operation,
+                    filter: filter.clone(),
+                };
+                let done: Operated =
+                    ask(socket, Method::POST, "/queue/operate", Some(&request)).await?;
+                Ok(done.messages)
+            }
+            Self::Stopped(store) => Ok(store.operate(clock::now(), operation, filter).await?),
+        }
+    }
+
+    /// The queue at a glance.
+    ///
+    /// # Errors
+    /// Where the running service does not answer.
+    pub async fn stats(&self) -> Result<Stats, QueueError> {
+        match self {
+            Self::Running(socket) => ask(socket, Method::GET, "/queue/stats", None::<&()>).await,
+            Self::Stopped(store) => Ok(Stats::of(&**store)),
+        }
+    }
+
+    /// Gives a message, piece by piece.
+    ///
+    /// # Errors
+    /// Where there is none, or it cannot be read; those of `take`.
+    pub async fn body(
+        &self,
+        id: QueueId,
+        mut take: impl FnMut(&[u8]) -> std::io::Result<()>,
+    ) -> Result<(), QueueError> {
+        let taken = |error: std::io::Error| QueueError::Refused(error.to_string());
+        match self {
+            Self::Running(socket) => {
+                let mut body = send(
+                    socket,
+                    Method::GET,
+                    &format!("/queue/{id}/body"),
+                    Bytes::new(),
+                )
+                .await?;
+                while let Some(frame) = body.frame().await {
+                    let frame = frame.map_err(|e| failed(socket, e))?;
+                    if let Some(piece) = frame.data_ref() {
+                        take(piece).map_err(taken)?;
+                    }
+                }
+            }
+            Self::Stopped(store) => {
+                let content = store.content(id).await?;
+                let mut offset = 0;
+                while offset < content.len() {
+                    let piece = content.read(offset, 256 << 10).await?;
+                    offset += u64::try_from(piece.len()).unwrap_or(u64::MAX).max(1);
+                    take(&piece).map_err(taken)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the look: closes a queue that was opened for it.
+    ///
+    /// # Errors
+    /// Where it does not close cleanly.
+    pub async fn close(self) -> Result<(), QueueError> {
+        match self {
+            Self::Running(_) => Ok(()),
+            Self::Stopped(store) => Ok(store.close().await?),
+        }
+    }
+}
+
+fn failed(socket: &Path, error: impl std::fmt::Display) -> QueueError {
+    QueueError::Socket {
+        socket: socket.to_owned(),
+        detail: error.to_string(),
+    }
+}
+
+async fn ask<T: DeserializeOwned>(
+    socket: &Path,
+    method: Method,
+    path: &str,
+    request: Option<&impl Serialize>,
+) -> Result<T, QueueError> {
+    let body = request
+        .map(serde_json::to_vec)
+        .transpose()
+        .map_err(|e| failed(socket, e))?
+        .unwrap_or_default();
+    let answer = send(socket, method, path, body.into()).await?;
+    let octets = http_body_util::Limited::new(answer, ANSWER_MAX)
+        .collect()
+        .await
+        .map_err(|e| failed(socket, e))?
+        .to_bytes();
+    serde_json::from_slice(&octets).map_err(|e| failed(socket, e))
+}
+
+async fn send(
+    socket: &Path,
+    method: Method,
+    path: &str,
+    body: Bytes,
+) -> Result<hyper::body::Incoming, QueueError> {
+    let stream = UnixStream::connect(socket)
+        .await
+        .map_err(|e| failed(socket, e))?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(|e| failed(socket, e))?;
+    tokio::spawn(connection);
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header("host", "localhost")
+        .header("content-type", "application/json")
+        .body(Full::new(body))
+        .map_err(|e| failed(socket, e))?;
+    let response = sender
+        .send_request(request)
+        .await
+        .map_err(|e| failed(socket, e))?;
+    if response.status() == StatusCode::OK {
+        return Ok(response.into_body());
+    }
+    let status = response.status();
+    let text = http_body_util::Limited::new(response.into_body(), 64 << 10)
+        .collect()
+        .await
+        .map(http_body_util::Collected::to_bytes);
+    let text = text
+        .map(|octets| String::from_utf8_lossy(&octets).into_owned())
+        .unwrap_or_default();
+    Err(QueueError::Refused(if text.is_empty() {
+        status.to_string()
+    } else {
+        text
+    }))
+}

@@ -1,0 +1,203 @@
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use postroad_service::dev::Ports;
+
+/// Postroad, an SMTP mail system: submission and relay in one process, and what operators need.
+#[derive(Debug, Parser)]
+#[command(
+    name = "postroad",
+    version,
+    after_help = "Examples:\n  postroad dev                                     try it, nothing to configure\n  postroad check --config /etc/postroad/postroad.toml\n  postroad queue list --to example.org\n  postroad queue retry --all\n  postroad user add alice --file /etc/postroad/users.toml"
+)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run submission and relay in one process
+    Run {
+        /// The configuration
+        #[arg(
+            long,
+            env = "POSTROAD_CONFIG",
+            default_value = "/etc/postroad/postroad.toml"
+        )]
+        config: PathBuf,
+    },
+    /// Try it: no configuration, loopback only, all mail lands in an inbox
+    Dev {
+        /// Where certificate, user, queue and inbox are kept
+        #[arg(long, default_value = "postroad-dev")]
+        dir: PathBuf,
+        /// Ports of relay, submission, submission over TLS, and HTTP; 0 lets the system choose
+        #[arg(
+            long,
+            value_delimiter = ',',
+            num_args = 1,
+            default_value = "2525,2587,2465,8025"
+        )]
+        ports: Vec<u16>,
+    },
+    /// Validate the configuration and all it names; exit 0 or 1
+    Check {
+        /// The configuration
+        #[arg(
+            long,
+            env = "POSTROAD_CONFIG",
+            default_value = "/etc/postroad/postroad.toml"
+        )]
+        config: PathBuf,
+    },
+    /// Look into the queue, and change it
+    #[command(
+        after_help = "Talks to the running service over its admin socket; opens the queue itself where none runs.\n\nExamples:\n  postroad queue list --json\n  postroad queue show 06a1x…\n  postroad queue retry --domain example.org\n  postroad queue delete --from spammer@example.org"
+    )]
+    Queue {
+        #[command(subcommand)]
+        order: QueueOrder,
+        /// The configuration
+        #[arg(
+            long,
+            env = "POSTROAD_CONFIG",
+            default_value = "/etc/postroad/postroad.toml",
+            global = true
+        )]
+        config: PathBuf,
+    },
+    /// Add, change, remove and list users of a users file
+    User {
+        #[command(subcommand)]
+        order: UserOrder,
+    },
+    /// Print shell completions
+    #[command(hide = true)]
+    Completions {
+        /// For this shell
+        shell: clap_complete::Shell,
+    },
+    /// Write man pages
+    #[command(hide = true)]
+    Man {
+        /// Into this directory
+        directory: PathBuf,
+    },
+    /// Print the configuration reference
+    #[command(hide = true)]
+    ConfigReference {
+        /// As JSON Schema
+        #[arg(long)]
+        schema: bool,
+    },
+}
+
+pub(crate) fn ports(given: &[u16]) -> Ports {
+    let default = Ports::default();
+    let port = |n: usize, default: u16| given.get(n).copied().unwrap_or(default);
+    Ports {
+        relay: port(0, default.relay),
+        submission: port(1, default.submission),
+        submissions: port(2, default.submissions),
+        http: port(3, default.http),
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum QueueOrder {
+    /// List messages
+    List {
+        #[command(flatten)]
+        which: Which,
+        /// A JSON object a line
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show all that is known of messages
+    Show {
+        #[command(flatten)]
+        which: Which,
+        /// A JSON object a line
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print a message as it is queued
+    Body {
+        /// Its queue id
+        id: postroad_queue::QueueId,
+    },
+    /// Keep messages from being tried until released
+    Hold(Which),
+    /// End a hold
+    Release(Which),
+    /// Try messages now
+    Retry(Which),
+    /// Remove messages; their senders are not told
+    Delete(Which),
+    /// Show what waits, by destination
+    Stats {
+        /// As one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// Which messages.
+#[derive(Debug, Args)]
+pub(crate) struct Which {
+    /// Queue ids
+    pub(crate) ids: Vec<postroad_queue::QueueId>,
+    /// The sender contains this; `<>` is the null one
+    #[arg(long)]
+    pub(crate) from: Option<String>,
+    /// A recipient contains this
+    #[arg(long)]
+    pub(crate) to: Option<String>,
+    /// A recipient that waits is in this domain
+    #[arg(long)]
+    pub(crate) domain: Option<String>,
+    /// Held ones only
+    #[arg(long)]
+    pub(crate) held: bool,
+    /// All
+    #[arg(long)]
+    pub(crate) all: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum UserOrder {
+    /// Add a user; makes the file where there is none
+    Add(UserArguments),
+    /// Change a user's password
+    Passwd(UserArguments),
+    /// Remove a user
+    Remove {
+        /// The user's name
+        name: String,
+        /// The users file
+        #[arg(long, default_value = "/etc/postroad/users.toml")]
+        file: PathBuf,
+    },
+    /// List users
+    List {
+        /// The users file
+        #[arg(long, default_value = "/etc/postroad/users.toml")]
+        file: PathBuf,
+        /// A JSON object a line
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct UserArguments {
+    /// The user's name
+    pub(crate) name: String,
+    /// The users file
+    #[arg(long, default_value = "/etc/postroad/users.toml")]
+    pub(crate) file: PathBuf,
+    /// Read the password from standard input, one line, instead of asking
+    #[arg(long)]
+    pub(crate) password_stdin: bool,
+}

@@ -1,0 +1,228 @@
+use std::io::Write as _;
+
+use anyhow::bail;
+use postroad_mail::Timestamp;
+use postroad_message::rfc5322_date;
+use postroad_queue::{Filter, Listed, Operation, QueueId};
+use postroad_service::config::Config;
+use postroad_service::queue::Queue;
+
+use crate::cli::{QueueOrder, Which};
+use crate::output::line;
+
+pub(crate) async fn run(order: QueueOrder, config: &Config) -> anyhow::Result<()> {
+    let queue = Queue::of(config).await?;
+    let done = carry_out(order, &queue).await;
+    queue.close().await?;
+    done
+}
+
+async fn carry_out(order: QueueOrder, queue: &Queue) -> anyhow::Result<()> {
+    match order {
+        QueueOrder::List { which, json } => {
+            each(queue, &filter(which), |message| {
+                if json {
+                    object(message)
+                } else {
+                    brief(message)
+                }
+            })
+            .await?
+        }
+        QueueOrder::Show { which, json } => {
+            let filter = named(which)?;
+            let wanted = filter.ids.clone();
+            let mut shown = Vec::new();
+            each(queue, &filter, |message| {
+                shown.push(message.id);
+                if json {
+                    object(message)
+                } else {
+                    whole(message)
+                }
+            })
+            .await?;
+            missing(&wanted, &shown)?;
+        }
+        QueueOrder::Body { id } => {
+            queue
+                .body(id, |piece| std::io::stdout().lock().write_all(piece))
+                .await?
+        }
+        QueueOrder::Hold(which) => operate(queue, Operation::Hold, which, "held").await?,
+        QueueOrder::Release(which) => operate(queue, Operation::Release, which, "released").await?,
+        QueueOrder::Retry(which) => operate(queue, Operation::Retry, which, "due now").await?,
+        QueueOrder::Delete(which) => operate(queue, Operation::Remove, which, "removed").await?,
+        QueueOrder::Stats { json } => stats(queue, json).await?,
+    }
+    Ok(())
+}
+
+fn missing(wanted: &[QueueId], shown: &[QueueId]) -> anyhow::Result<()> {
+    match wanted.iter().find(|id| !shown.contains(id)) {
+        Some(id) => bail!("no message {id} is in the queue"),
+        None => Ok(()),
+    }
+}
+
+async fn operate(
+    queue: &Queue,
+    operation: Operation,
+    which: Which,
+    done: &str,
+) -> anyhow::Result<()> {
+    let filter = named(which)?;
+    let messages = queue.operate(operation, &filter).await?;
+    line(format_args!("{messages} {done}"))?;
+    if messages == 0 && !filter.ids.is_empty() {
+        bail!("no message of that id is in the queue");
+    }
+    Ok(())
+}
+
+/// For orders that change something: "all" must be said.
+fn named(which: Which) -> anyhow::Result<Filter> {
+    let all = which.all;
+    let filter = filter(which);
+    if !all && filter == Filter::default() {
+        bail!(
+            "which messages? Give queue ids, a filter (--from, --to, --domain, --held), or --all"
+        );
+    }
+    Ok(filter)
+}
+
+fn filter(which: Which) -> Filter {
+    Filter {
+        ids: which.ids,
+        from: which.from,
+        to: which.to,
+        lane: which.domain,
+        held: which.held.then_some(true),
+        ..Filter::default()
+    }
+}
+
+/// Page by page: a million messages are never in memory at once.
+async fn each(
+    queue: &Queue,
+    filter: &Filter,
+    mut show: impl FnMut(&Listed) -> std::io::Result<()>,
+) -> anyhow::Result<()> {
+    let mut after = None;
+    loop {
+        let page = queue.page(filter, after).await?;
+        let Some(last) = page.last() else {
+            return Ok(());
+        };
+        after = Some(last.id);
+        for message in &page {
+            show(message)?;
+        }
+    }
+}
+
+fn object(message: &Listed) -> std::io::Result<()> {
+    line(format_args!("{}", serde_json::to_string(message)?))
+}
+
+fn date(at: Timestamp) -> String {
+    rfc5322_date(at)
+}
+
+fn from(message: &Listed) -> String {
+    format!("<{}>", message.envelope.from)
+}
+
+fn brief(message: &Listed) -> std::io::Result<()> {
+    let held = if message.held { "  held" } else { "" };
+    line(format_args!(
+        "{}  {}  {} octets  {}{held}",
+        message.id,
+        date(message.arrived),
+        message.size,
+        from(message)
+    ))?;
+    for recipient in message.recipients.iter().filter(|r| !r.state.is_final()) {
+        let last = recipient
+            .last
+            .as_ref()
+            .map_or_else(String::new, |last| format!("  {}", last.reply));
+        line(format_args!(
+            "    to <{}>  {} attempts{last}",
+            recipient.address, recipient.attempts
+        ))?;
+    }
+    Ok(())
+}
+
+fn whole(message: &Listed) -> std::io::Result<()> {
+    line(format_args!("Message     {}", message.id))?;
+    line(format_args!("From        {}", from(message)))?;
+    line(format_args!("Arrived     {}", date(message.arrived)))?;
+    line(format_args!("Size        {} octets", message.size))?;
+    let origin = &message.origin;
+    let user = origin
+        .user
+        .as_ref()
+        .map_or_else(String::new, |user| format!(", user {user}"));
+    let peer = origin
+        .address
+        .map_or_else(String::new, |address| format!(", from {address}"));
+    line(format_args!("Came by     {}{user}{peer}", origin.service))?;
+    line(format_args!(
+        "Held        {}",
+        if message.held { "yes" } else { "no" }
+    ))?;
+    for recipient in &message.recipients {
+        line(format_args!(
+            "Recipient   <{}>: {:?}, {} attempts",
+            recipient.address, recipient.state, recipient.attempts
+        ))?;
+        if let Some(due) = recipient.due {
+            line(format_args!("  next      {}", date(due)))?;
+        }
+        if let Some(last) = &recipient.last {
+            line(format_args!(
+                "  last      {}  {}",
+                date(last.at),
+                last.reply
+            ))?;
+            if let Some(hop) = &last.hop {
+                line(format_args!(
+                    "  hop       {hop}{}",
+                    last.tls
+                        .as_ref()
+                        .map_or_else(String::new, |tls| format!(" {tls}"))
+                ))?;
+            }
+        }
+    }
+    line(format_args!(""))
+}
+
+async fn stats(queue: &Queue, json: bool) -> anyhow::Result<()> {
+    let stats = queue.stats().await?;
+    if json {
+        line(format_args!("{}", serde_json::to_string(&stats)?))?;
+        return Ok(());
+    }
+    let totals = stats.totals;
+    line(format_args!(
+        "{} messages ({} held), {} octets, {} in flight",
+        totals.messages, totals.held, totals.bytes, totals.in_flight
+    ))?;
+    for lane in stats.lanes {
+        let next = lane
+            .next_due
+            .map_or_else(String::new, |at| format!("  next {}", date(at)));
+        let parked = lane
+            .parked_until
+            .map_or_else(String::new, |at| format!("  left alone until {}", date(at)));
+        line(format_args!(
+            "  {}  {} waiting  {} in flight{next}{parked}",
+            lane.lane, lane.waiting, lane.in_flight
+        ))?;
+    }
+    Ok(())
+}
