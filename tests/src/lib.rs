@@ -7,7 +7,9 @@
 
 pub mod certificates;
 pub mod dialogue;
+pub mod dns;
 pub mod peers;
 pub mod postfix;
 pub mod process;
+pub mod sink;
 pub mod site;

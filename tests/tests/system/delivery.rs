@@ -36,8 +36,18 @@ impl World {
             delivery,
             ..Settings::default()
         };
-        let relay = Some(site.start("postroad-relay", "relay", &settings).await.unwrap());
-        Self { site, dns, address, sender, relay }
+        let relay = Some(
+            site.start("postroad-relay", "relay", &settings)
+                .await
+                .unwrap(),
+        );
+        Self {
+            site,
+            dns,
+            address,
+            sender,
+            relay,
+        }
     }
 
     /// The port on which all next hops of this world listen.
@@ -54,7 +64,10 @@ impl World {
 
     async fn send(&self, to: &[&str], parameters: &str) {
         let mut dialogue = Dialogue::open(self.address).await.unwrap();
-        dialogue.say(&format!("MAIL FROM:<me@sender.test>{parameters}"), "250").await.unwrap();
+        dialogue
+            .say(&format!("MAIL FROM:<me@sender.test>{parameters}"), "250")
+            .await
+            .unwrap();
         for to in to {
             dialogue.say(&format!("RCPT TO:{to}"), "250").await.unwrap();
         }
@@ -64,7 +77,13 @@ impl World {
     }
 
     async fn log(&self, needles: &[&str]) -> String {
-        self.relay.as_ref().unwrap().log().wait_for(needles).await.unwrap()
+        self.relay
+            .as_ref()
+            .unwrap()
+            .log()
+            .wait_for(needles)
+            .await
+            .unwrap()
     }
 
     /// The one notice that the sender gets.
@@ -92,7 +111,10 @@ async fn a_4xx_then_a_250() {
     let line = world.log(&["deferred", "bob@grey.test"]).await;
     assert!(line.contains("451 4.7.1 greylisted"), "{line}");
     let line = world.log(&["delivered", "bob@grey.test"]).await;
-    assert!(line.contains("mx.grey.test") && line.contains("me@sender.test"), "{line}");
+    assert!(
+        line.contains("mx.grey.test") && line.contains("me@sender.test"),
+        "{line}"
+    );
     assert_eq!(sink.received().len(), 1);
 }
 
@@ -103,7 +125,13 @@ async fn a_5xx_yields_a_notice() {
     world.dns.mx("no.test", 10, "mx.no.test");
     sink.reply_always("RCPT TO:<bob@no.test>", "550 5.1.1 no Bob here");
     world
-        .send(&["<bob@no.test> NOTIFY=FAILURE ORCPT=rfc822;robert+2Bx@no.test", "<ann@no.test>"], " RET=HDRS ENVID=env+2B1")
+        .send(
+            &[
+                "<bob@no.test> NOTIFY=FAILURE ORCPT=rfc822;robert+2Bx@no.test",
+                "<ann@no.test>",
+            ],
+            " RET=HDRS ENVID=env+2B1",
+        )
         .await;
     let (_, dsn) = world.notice().await;
     assert_eq!(dsn["message"]["reporting-mta"], "dns; relay.test");
@@ -117,12 +145,32 @@ async fn a_5xx_yields_a_notice() {
     assert_eq!(bob["action"], "failed");
     assert_eq!(bob["status"], "5.1.1");
     assert_eq!(bob["remote-mta"], "dns; mx.no.test");
-    assert!(bob["diagnostic-code"].as_str().unwrap().contains("550 5.1.1 no Bob here"));
+    assert!(
+        bob["diagnostic-code"]
+            .as_str()
+            .unwrap()
+            .contains("550 5.1.1 no Bob here")
+    );
     let text = dsn["text"].as_str().unwrap();
-    assert!(text.contains("bob@no.test") && text.contains("no Bob here"), "{text}");
+    assert!(
+        text.contains("bob@no.test") && text.contains("no Bob here"),
+        "{text}"
+    );
     assert_eq!(dsn["parts"][2], "text/rfc822-headers");
-    assert!(dsn["returned"].as_str().unwrap().contains("Message-ID: <1@sender.test>"));
-    assert_eq!(dsn["headers"]["auto-submitted"].as_str().unwrap().split(';').next(), Some("auto-replied"));
+    assert!(
+        dsn["returned"]
+            .as_str()
+            .unwrap()
+            .contains("Message-ID: <1@sender.test>")
+    );
+    assert_eq!(
+        dsn["headers"]["auto-submitted"]
+            .as_str()
+            .unwrap()
+            .split(';')
+            .next(),
+        Some("auto-replied")
+    );
     // The other recipient of the same message has it.
     assert_eq!(sink.wait_for(1).await[0].to, ["ann@no.test"]);
 }
@@ -138,13 +186,19 @@ async fn no_notice_where_none_is_wanted_or_possible() {
     dialogue.say("MAIL FROM:<>", "250").await.unwrap();
     dialogue.say("RCPT TO:<ann@no.test>", "250").await.unwrap();
     dialogue.say("DATA", "354").await.unwrap();
-    dialogue.say("Subject: a bounce\r\n\r\nhello\r\n.", "250 2.0.0").await.unwrap();
+    dialogue
+        .say("Subject: a bounce\r\n\r\nhello\r\n.", "250 2.0.0")
+        .await
+        .unwrap();
     world.log(&["failed", "bob@no.test"]).await;
     world.log(&["failed", "ann@no.test"]).await;
     // A third message, with a notice, shows that the first two have none.
     world.send(&["<eve@no.test>"], "").await;
     let (notice, dsn) = world.notice().await;
-    assert_eq!(dsn["recipients"][0]["final-recipient"], "rfc822; eve@no.test");
+    assert_eq!(
+        dsn["recipients"][0]["final-recipient"],
+        "rfc822; eve@no.test"
+    );
     assert_eq!(world.sender.received(), [notice]);
 }
 
@@ -162,7 +216,12 @@ async fn a_message_that_is_late_is_said_to_be_and_given_up_at_last() {
     assert!(delayed["recipients"][0]["will-retry-until"].is_string());
     let failed = parse_dsn(&notices[1].data).await.unwrap();
     assert_eq!(failed["recipients"][0]["action"], "failed");
-    assert!(failed["recipients"][0]["diagnostic-code"].as_str().unwrap().contains("450 4.2.0 not today"));
+    assert!(
+        failed["recipients"][0]["diagnostic-code"]
+            .as_str()
+            .unwrap()
+            .contains("450 4.2.0 not today")
+    );
     assert_eq!(world.sender.received().len(), 2);
 }
 
@@ -174,7 +233,11 @@ async fn the_second_mx_takes_what_the_first_does_not() {
     let second = world.host("mx2.far.test").await;
     second.reply_always("GREETING", "421 4.3.2 overloaded");
     let third = world.host("mx3.far.test").await;
-    for (preference, name) in [(10, "mx1.far.test"), (20, "mx2.far.test"), (30, "mx3.far.test")] {
+    for (preference, name) in [
+        (10, "mx1.far.test"),
+        (20, "mx2.far.test"),
+        (30, "mx3.far.test"),
+    ] {
         world.dns.mx("far.test", preference, name);
     }
     world.send(&["<bob@far.test>"], "").await;
@@ -222,7 +285,10 @@ async fn tls_is_used_where_offered() {
     world.dns.a("mx.injected.test", ip);
     world.dns.mx("injected.test", 10, "mx.injected.test");
     let sink = Sink::start_tls(SocketAddr::new(ip, world.port()), certificate, key).await;
-    sink.reply_always("STARTTLS", "220 go\r\n250-evil.test\r\n250 AUTH PLAIN\r\n250 2.0.0 injected");
+    sink.reply_always(
+        "STARTTLS",
+        "220 go\r\n250-evil.test\r\n250 AUTH PLAIN\r\n250 2.0.0 injected",
+    );
     world.send(&["<bob@injected.test>"], "").await;
     assert!(sink.wait_for(1).await[0].tls);
 }
@@ -247,7 +313,11 @@ async fn two_services_and_a_postfix() {
     site.add_user().await.unwrap();
     let dns = TestDns::start().await;
     let (certificate, key) = site.certificate();
-    let settings = postfix::Settings { domain: "box.test", tls: Some((certificate, key)), ..postfix::Settings::default() };
+    let settings = postfix::Settings {
+        domain: "box.test",
+        tls: Some((certificate, key)),
+        ..postfix::Settings::default()
+    };
     let postfix = Postfix::start(site.port(), &settings).unwrap();
     dns.mx("box.test", 10, "mx.box.test");
     dns.a("mx.box.test", postfix.address().ip());
@@ -260,15 +330,24 @@ async fn two_services_and_a_postfix() {
         port: postfix.address().port(),
         ..Settings::default()
     };
-    let relay = site.start("postroad-relay", "relay", &relay_settings).await.unwrap();
+    let relay = site
+        .start("postroad-relay", "relay", &relay_settings)
+        .await
+        .unwrap();
     let (starttls, implicit) = (site.port(), site.port());
     let submission_settings = Settings {
-        listeners: vec![("submission", starttls, "starttls"), ("submission", implicit, "implicit")],
+        listeners: vec![
+            ("submission", starttls, "starttls"),
+            ("submission", implicit, "implicit"),
+        ],
         routes: vec![("*", format!("smtp://{relay_address}"))],
         delivery: "retry = [\"1s\"]",
         ..Settings::default()
     };
-    let submission = site.start("postroad-submission", "submission", &submission_settings).await.unwrap();
+    let submission = site
+        .start("postroad-submission", "submission", &submission_settings)
+        .await
+        .unwrap();
     let mut mail = Submission {
         server: starttls,
         security: Security::StartTls,
@@ -280,24 +359,53 @@ async fn two_services_and_a_postfix() {
     let _ = mail.by_swaks(&[]).await.unwrap().succeeded();
     (mail.server, mail.security) = (implicit, Security::Implicit);
     let _ = mail.by_python().await.unwrap().succeeded();
-    relay.log().wait_for(&["delivered", "bob@box.test", "mx.box.test", "TLS1."]).await.unwrap();
+    relay
+        .log()
+        .wait_for(&["delivered", "bob@box.test", "mx.box.test", "TLS1."])
+        .await
+        .unwrap();
 
     // With the relay gone, submission keeps what it takes; killed in turn, it still has it.
     relay.kill().await.unwrap();
     let _ = mail.by_swaks(&[]).await.unwrap().succeeded();
-    submission.log().wait_for(&["deferred", "bob@box.test"]).await.unwrap();
+    submission
+        .log()
+        .wait_for(&["deferred", "bob@box.test"])
+        .await
+        .unwrap();
     submission.kill().await.unwrap();
     assert_eq!(site.queued("submission").await.unwrap(), 1);
-    let configuration = |name: &str| site.path(&format!("{name}.toml")).to_string_lossy().into_owned();
-    let _relay = Site::start_again("postroad-relay", &configuration("relay")).await.unwrap();
-    let _submission = Site::start_again("postroad-submission", &configuration("submission")).await.unwrap();
+    let configuration = |name: &str| {
+        site.path(&format!("{name}.toml"))
+            .to_string_lossy()
+            .into_owned()
+    };
+    let _relay = Site::start_again("postroad-relay", &configuration("relay"))
+        .await
+        .unwrap();
+    let _submission = Site::start_again("postroad-submission", &configuration("submission"))
+        .await
+        .unwrap();
 
-    let mail = tokio::task::spawn_blocking(move || postfix.wait_for_mail(3)).await.unwrap().unwrap();
+    let mail = tokio::task::spawn_blocking(move || postfix.wait_for_mail(3))
+        .await
+        .unwrap()
+        .unwrap();
     for message in mail {
         let text = String::from_utf8_lossy(&message).into_owned();
-        assert!(text.contains("by submission.test") && text.contains("by relay.test"), "{text}");
-        assert!(text.contains("with ESMTPSA") && text.contains("with ESMTPS\n") || text.contains("with ESMTPS "), "{text}");
-        assert!(text.contains("\nSubject: through both\n") && text.contains("\nhello\n"), "{text}");
+        assert!(
+            text.contains("by submission.test") && text.contains("by relay.test"),
+            "{text}"
+        );
+        assert!(
+            text.contains("with ESMTPSA") && text.contains("with ESMTPS\n")
+                || text.contains("with ESMTPS "),
+            "{text}"
+        );
+        assert!(
+            text.contains("\nSubject: through both\n") && text.contains("\nhello\n"),
+            "{text}"
+        );
     }
 }
 
@@ -307,7 +415,11 @@ async fn a_postfix_relays_through_us() {
     let sink = world.host("mx.out.test").await;
     world.dns.mx("out.test", 10, "mx.out.test");
     let ip: IpAddr = loopback();
-    let settings = postfix::Settings { domain: "box.test", relayhost: Some(world.address), ..postfix::Settings::default() };
+    let settings = postfix::Settings {
+        domain: "box.test",
+        relayhost: Some(world.address),
+        ..postfix::Settings::default()
+    };
     let postfix = Postfix::start(SocketAddr::new(ip, world.port()), &settings).unwrap();
     let mail = Submission {
         server: postfix.address(),
@@ -318,9 +430,14 @@ async fn a_postfix_relays_through_us() {
         message: "Subject: through Postfix\n\nhello\n",
     };
     let _ = mail.by_swaks(&[]).await.unwrap().succeeded();
-    let received = tokio::time::timeout(Duration::from_secs(60), sink.wait_for(1)).await.unwrap_or_else(|_| panic!("{}", postfix.log()));
+    let received = tokio::time::timeout(Duration::from_secs(60), sink.wait_for(1))
+        .await
+        .unwrap_or_else(|_| panic!("{}", postfix.log()));
     assert_eq!(received[0].to, ["bob@out.test", "carol@out.test"]);
     let text = String::from_utf8_lossy(&received[0].data).into_owned();
-    assert!(text.contains("by postfix.test") && text.contains("by relay.test"), "{text}");
+    assert!(
+        text.contains("by postfix.test") && text.contains("by relay.test"),
+        "{text}"
+    );
     drop(postfix);
 }
