@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use postroad_tests::dialogue::Dialogue;
 use postroad_tests::dns::TestDns;
-use postroad_tests::process::PATIENCE;
+use postroad_tests::process::{PATIENCE, free_port, loopback};
 use postroad_tests::sink::Sink;
 use postroad_tests::site::{Settings, Site};
 
@@ -97,7 +97,7 @@ async fn sender(
 async fn nothing_acknowledged_is_lost() {
     let site = Site::new();
     let dns = TestDns::start().await;
-    let sink = Sink::start(site.port()).await;
+    let sink = Sink::start(free_port(loopback())).await;
     dns.mx("sink.test", 10, "mx.sink.test");
     dns.a("mx.sink.test", sink.address().ip());
     let address = site.port();

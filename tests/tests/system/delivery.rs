@@ -7,7 +7,7 @@ use postroad_tests::dialogue::Dialogue;
 use postroad_tests::dns::TestDns;
 use postroad_tests::peers::{Security, Submission, parse_dsn};
 use postroad_tests::postfix::{self, Postfix};
-use postroad_tests::process::{Service, loopback};
+use postroad_tests::process::{Service, free_port, loopback};
 use postroad_tests::sink::{Received, Sink};
 use postroad_tests::site::{PASSWORD, Settings, Site, USER};
 
@@ -24,7 +24,8 @@ impl World {
     async fn new(delivery: &str) -> Self {
         let site = Site::new();
         let dns = TestDns::start().await;
-        let sender = Sink::start(site.port()).await;
+        // Not at the address of the relay, which would see a loop.
+        let sender = Sink::start(free_port(loopback())).await;
         dns.mx("sender.test", 10, "mx.sender.test");
         dns.a("mx.sender.test", sender.address().ip());
         let address = site.port();
@@ -318,7 +319,7 @@ async fn two_services_and_a_postfix() {
         tls: Some((certificate, key)),
         ..postfix::Settings::default()
     };
-    let postfix = Postfix::start(site.port(), &settings).unwrap();
+    let postfix = Postfix::start(free_port(loopback()), &settings).unwrap();
     dns.mx("box.test", 10, "mx.box.test");
     dns.a("mx.box.test", postfix.address().ip());
 

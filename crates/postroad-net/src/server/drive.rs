@@ -33,6 +33,8 @@ pub(crate) struct Driver<S, H> {
     acceptor: Option<TlsAcceptor>,
     shutdown: CancellationToken,
     write_timeout: Duration,
+    /// Whether there is something to read, now.
+    has_spoken: fn(&S) -> bool,
     input: BytesMut,
     /// Replies taken from the session and not written yet.
     output: BytesMut,
@@ -57,6 +59,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, H: Handler> Driver<S, H> {
         acceptor: Option<TlsAcceptor>,
         shutdown: CancellationToken,
         write_timeout: Duration,
+        has_spoken: fn(&S) -> bool,
     ) -> Self {
         Self {
             transport,
@@ -65,6 +68,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, H: Handler> Driver<S, H> {
             acceptor,
             shutdown,
             write_timeout,
+            has_spoken,
             input: BytesMut::new(),
             output: BytesMut::new(),
             told_of_shutdown: false,
@@ -127,26 +131,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin, H: Handler> Driver<S, H> {
         if matches!(answer, Answer::Queued(_)) {
             self.messages += 1;
         }
-        self.session.answer(clock::instant(), answer);
-        if connecting && self.transport.is_plain() {
-            self.listen_for_early_talk().await?;
+        if connecting {
+            self.listen_for_early_talk();
         }
+        self.session.answer(clock::instant(), answer);
         Ok(())
     }
 
     /// The greeting has not left yet: whatever is there to read was sent before it.
-    async fn listen_for_early_talk(&mut self) -> io::Result<()> {
-        let mut first = [0; 1];
-        let mut reading = pin!(self.transport.read(&mut first));
-        if let Poll::Ready(read) = poll!(reading.as_mut()) {
-            if read? == 0 {
-                self.at_end = true;
-                self.session.end_of_input(clock::instant());
-            } else {
-                self.session.spoke_early(clock::instant());
-            }
+    fn listen_for_early_talk(&mut self) {
+        if let Transport::Plain(stream) = &self.transport
+            && (self.has_spoken)(stream)
+        {
+            self.session.spoke_early(clock::instant());
         }
-        Ok(())
     }
 
     async fn start_tls(&mut self) -> io::Result<()> {

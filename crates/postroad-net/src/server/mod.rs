@@ -15,6 +15,7 @@ use bytes::Bytes;
 use futures_util::FutureExt as _;
 use postroad_mail::replies;
 use postroad_proto::server::{Answer, Config, Info, Peer, Question, Session};
+use socket2::SockRef;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
@@ -215,11 +216,20 @@ impl<R: Role> Server<R> {
             acceptor,
             self.shutdown.clone(),
             write_timeout,
+            has_spoken,
         );
         let ended = driver.run().await;
         debug!(service = self.role.name(), peer = %address, errors = ended.errors, messages = ended.messages, reason = %ended.reason, "session ended");
         ended.errors
     }
+}
+
+/// Looks at the socket itself: tokio knows of input only once its driver has run.
+fn has_spoken(stream: &TcpStream) -> bool {
+    let mut first = [std::mem::MaybeUninit::uninit()];
+    SockRef::from(stream)
+        .peek(&mut first)
+        .is_ok_and(|octets| octets > 0)
 }
 
 /// STARTTLS is offered where the listener has it.

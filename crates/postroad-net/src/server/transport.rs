@@ -28,10 +28,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Transport<S> {
         let info = tls::info(stream.get_ref().1);
         Ok((Self::Tls(Box::new(stream)), info))
     }
-
-    pub(crate) const fn is_plain(&self) -> bool {
-        matches!(self, Self::Plain(_))
-    }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Transport<S> {
