@@ -239,6 +239,7 @@ async fn say<S: AsyncRead + AsyncWrite + Unpin>(
 }
 
 /// Serves until the end, or STARTTLS (`true`).
+#[expect(clippy::too_many_lines, reason = "one row for each command")]
 async fn session<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut BufReader<S>,
     offers_tls: bool,

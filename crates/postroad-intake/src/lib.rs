@@ -223,19 +223,12 @@ impl Intake {
             only_recipient,
             at: now,
         };
-        let mut whole = BytesMut::from(received.to_field().as_bytes());
-        if config.fix_up {
-            whole.extend_from_slice(fix_ups(fields, now, &id, hostname).as_bytes());
-        }
-        whole.extend_from_slice(&head);
-        if !whole.ends_with(b"\r\n\r\n") && !head.starts_with(b"\r\n") {
-            // There was no empty line, or no header at all: now there is.
-            whole.extend_from_slice(if whole.ends_with(b"\r\n") {
-                b"\r\n".as_slice()
-            } else {
-                b"\r\n\r\n"
-            });
-        }
+        let added = if config.fix_up {
+            fix_ups(fields, now, &id, hostname)
+        } else {
+            String::new()
+        };
+        let whole = complete_head(&received.to_field(), &added, &head);
         let lanes = envelope
             .recipients()
             .iter()
@@ -244,7 +237,7 @@ impl Intake {
         let draft = Draft {
             envelope,
             origin: origin.clone(),
-            head: whole.freeze(),
+            head: whole,
             lanes,
         };
         match incoming.commit(now, draft).await {
@@ -252,6 +245,22 @@ impl Intake {
             Err(error) => Err(refusal(&error)),
         }
     }
+}
+
+/// The header block in its final form, with the empty line that ends it, also where the message had none.
+fn complete_head(received: &str, added: &str, head: &[u8]) -> Bytes {
+    let mut whole = BytesMut::with_capacity(received.len() + added.len() + head.len() + 4);
+    whole.extend_from_slice(received.as_bytes());
+    whole.extend_from_slice(added.as_bytes());
+    whole.extend_from_slice(head);
+    if !whole.ends_with(b"\r\n\r\n") {
+        whole.extend_from_slice(if whole.ends_with(b"\r\n") {
+            b"\r\n"
+        } else {
+            b"\r\n\r\n"
+        });
+    }
+    whole.freeze()
 }
 
 /// The reply to a store's error. The cause goes to the log, never to the client.

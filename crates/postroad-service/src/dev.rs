@@ -90,7 +90,7 @@ pub async fn run(directory: &Path, ports: Ports) -> Result<(), DevError> {
     let inbox = directory.join("inbox");
     let shown = inbox.clone();
     Service::new(Loaded::from_config(config))
-        .maildir_observer(Arc::new(|file, from, to| show(file, from, to)))
+        .maildir_observer(Arc::new(show))
         .on_ready(move |addresses| {
             let _ = introduce(addresses, &password, &shown);
         })

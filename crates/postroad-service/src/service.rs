@@ -70,6 +70,9 @@ pub enum ServiceError {
     Signals(std::io::Error),
 }
 
+/// Told where it listens.
+type OnReady = Box<dyn FnOnce(&[std::net::SocketAddr]) + Send>;
+
 /// What is served, composed before it runs.
 pub struct Service {
     loaded: Loaded,
@@ -77,7 +80,7 @@ pub struct Service {
     custom: Option<Arc<dyn Fn(SharedRouter) -> SharedRouter + Send + Sync>>,
     authenticator: Option<SharedAuthenticator>,
     maildir_observer: Option<MaildirObserver>,
-    on_ready: Option<Box<dyn FnOnce(&[std::net::SocketAddr]) + Send>>,
+    on_ready: Option<OnReady>,
 }
 
 impl std::fmt::Debug for Service {
@@ -218,6 +221,10 @@ struct Running {
 }
 
 impl Running {
+    #[expect(
+        clippy::too_many_lines,
+        reason = "the parts of a process, one after the other"
+    )]
     async fn start(service: Service) -> Result<Self, ServiceError> {
         let loaded = &service.loaded;
         let roles = Roles::from_config(loaded)?;
@@ -331,7 +338,7 @@ impl Running {
         match self.try_reload() {
             Ok(()) => info!("configuration reloaded"),
             Err(error) => {
-                error!(%error, "the new configuration has a mistake; the old one stays in force")
+                error!(%error, "the new configuration has a mistake; the old one stays in force");
             }
         }
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
@@ -387,7 +394,7 @@ impl Running {
         match self.store.close().await {
             Ok(()) => info!("stopped"),
             Err(error) => {
-                error!(%error, "the queue did not close cleanly; the next start looks through all of it")
+                error!(%error, "the queue did not close cleanly; the next start looks through all of it");
             }
         }
     }

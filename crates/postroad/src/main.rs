@@ -38,7 +38,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Dev { dir, ports } => dev::run(&dir, cli::ports(&ports)).await?,
         Command::Check { config } => return check(&config::check(&config::load(&config)?)),
         Command::Queue { order, config } => {
-            queue::run(order, &config::load(&config)?.config).await?
+            queue::run(order, &config::load(&config)?.config).await?;
         }
         Command::User { order } => user::run(order)?,
         Command::Completions { shell } => {

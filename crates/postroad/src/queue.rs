@@ -27,7 +27,7 @@ async fn carry_out(order: QueueOrder, queue: &Queue) -> anyhow::Result<()> {
                     brief(message)
                 }
             })
-            .await?
+            .await?;
         }
         QueueOrder::Show { which, json } => {
             let filter = named(which)?;
@@ -47,7 +47,7 @@ async fn carry_out(order: QueueOrder, queue: &Queue) -> anyhow::Result<()> {
         QueueOrder::Body { id } => {
             queue
                 .body(id, |piece| std::io::stdout().lock().write_all(piece))
-                .await?
+                .await?;
         }
         QueueOrder::Hold(which) => operate(queue, Operation::Hold, which, "held").await?,
         QueueOrder::Release(which) => operate(queue, Operation::Release, which, "released").await?,

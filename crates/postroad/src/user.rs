@@ -21,7 +21,7 @@ pub(crate) fn run(order: UserOrder) -> anyhow::Result<()> {
             add_user(&arguments.file, &arguments.name, &password(&arguments)?)?;
         }
         UserOrder::Passwd(arguments) => {
-            set_password(&arguments.file, &arguments.name, &password(&arguments)?)?
+            set_password(&arguments.file, &arguments.name, &password(&arguments)?)?;
         }
         UserOrder::Remove { name, file } => remove_user(&file, &name)?,
         UserOrder::List { file, json } => {

@@ -2,7 +2,9 @@
 
 #![expect(
     clippy::unwrap_used,
-    reason = "a test stops at the first thing that is not as it must be"
+    clippy::too_many_lines,
+    clippy::indexing_slicing,
+    reason = "a test tells one story and stops at the first thing that is not as it must be"
 )]
 
 mod crash;

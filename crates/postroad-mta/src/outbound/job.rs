@@ -305,6 +305,10 @@ impl Outbound {
             warned: late,
             notices,
         };
+        self.write_down(job, &record).await;
+    }
+
+    async fn write_down(&self, job: &Claimed, record: &AttemptRecord) {
         for attempt in 1..=RECORD_TRIES {
             match self
                 .store
@@ -313,7 +317,7 @@ impl Outbound {
             {
                 Ok(()) => return,
                 Err(error) => {
-                    error!(queue_id = %message.id, %error, attempt, "what came of an attempt cannot be written down; the message may be sent again");
+                    error!(queue_id = %job.message.id, %error, attempt, "what came of an attempt cannot be written down; the message may be sent again");
                     if matches!(
                         error,
                         postroad_queue::StoreError::LeaseLost(_)

@@ -276,7 +276,7 @@ fn expand(main: &Path, pattern: &str) -> Result<Vec<PathBuf>, ConfigError> {
         return Ok(Vec::new());
     };
     let mut found: Vec<_> = entries
-        .filter_map(|entry| entry.ok())
+        .filter_map(Result::ok)
         .filter(|entry| {
             let name = entry.file_name().to_string_lossy().into_owned();
             name.len() >= start.len() + end.len() && name.starts_with(start) && name.ends_with(end)

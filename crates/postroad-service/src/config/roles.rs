@@ -344,7 +344,7 @@ impl Problems<'_> {
                             "route.network",
                             nth,
                             format!("`{text}` is no network such as 192.0.2.0/24"),
-                        )
+                        );
                     })
                     .ok()
             });
