@@ -13,3 +13,8 @@ pub mod postfix;
 pub mod process;
 pub mod sink;
 pub mod site;
+
+/// The examples of README.md, compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+pub struct Readme;

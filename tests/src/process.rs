@@ -33,7 +33,14 @@ pub fn program(name: &str) -> PathBuf {
         }
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let output = std::process::Command::new(cargo)
-            .args(["build", "--workspace", "--bins", "--locked", "--quiet"])
+            .args([
+                "build",
+                "--workspace",
+                "--bins",
+                "--examples",
+                "--locked",
+                "--quiet",
+            ])
             .current_dir(env!("CARGO_MANIFEST_DIR"))
             .output()
             .expect("cargo starts");

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use postroad_tests::dialogue::Dialogue;
 use postroad_tests::process::{Finished, Service, program, run};
+use postroad_tests::sink::Sink;
 use postroad_tests::site::{PASSWORD, Settings, Site, USER};
 use serde_json::Value;
 
@@ -427,5 +428,31 @@ async fn dev_prints_a_line_that_works() {
         .unwrap();
     let found = String::from_utf8_lossy(&found.stdout).into_owned();
     assert!(found.lines().any(|path| path.contains("/new/")), "{found}");
+    assert!(service.terminate().await.unwrap().success());
+}
+
+/// The example of README.md: a program of a site's own, with routing in code.
+#[tokio::test]
+async fn routing_in_code() {
+    let site = Site::new();
+    let address = site.port();
+    let partner = Sink::start("127.0.0.1:0".parse().unwrap()).await;
+    let settings = Settings {
+        trusted: &["127.0.0.0/8"],
+        ..held(address)
+    };
+    let path = site.configure("relay", &settings).unwrap();
+    let port = partner.address().port().to_string();
+    let service = Service::start("examples/partners", &[&path, &port])
+        .await
+        .unwrap();
+    send(address, "private", "bob@partner.example").await;
+    assert_eq!(partner.wait_for(1).await[0].to, ["bob@partner.example"]);
+    send(address, "public", "bob@box.test").await;
+    service
+        .log()
+        .wait_for(&["deferred", "bob@box.test", "held for the test"])
+        .await
+        .unwrap();
     assert!(service.terminate().await.unwrap().success());
 }

@@ -61,6 +61,37 @@ pub struct Config {
     pub limits: Limits,
 }
 
+impl Config {
+    /// A relay of that name: all extensions, usual limits, no AUTH. STARTTLS is left out, since
+    /// only the driver knows whether it can make a handshake.
+    #[must_use]
+    pub fn new(hostname: Domain) -> Self {
+        let extensions = Extensions {
+            pipelining: true,
+            size: Some(0),
+            eight_bit_mime: true,
+            smtputf8: true,
+            chunking: true,
+            binary_mime: true,
+            enhanced_status_codes: true,
+            dsn: true,
+            help: true,
+            recipients_max: Some(0),
+            ..Extensions::default()
+        };
+        Self {
+            hostname,
+            extensions,
+            require_auth: false,
+            require_tls: false,
+            verify: Verify::default(),
+            bare_newline: BareNewline::default(),
+            reject_eight_bit_headers: false,
+            limits: Limits::default(),
+        }
+    }
+}
+
 /// Who gets real answers to VRFY and EXPN.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Verify {
