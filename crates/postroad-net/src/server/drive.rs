@@ -269,3 +269,137 @@ async fn write<S: AsyncWrite + Unpin>(
         )
     })?
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use postroad_proto::server::{Config, Info, Peer};
+    use std::sync::Arc;
+    use tokio::io::{DuplexStream, duplex};
+
+    /// Accepts all; a password takes a while.
+    #[derive(Default)]
+    struct Taker {
+        content: Vec<u8>,
+        slow: bool,
+    }
+
+    impl Handler for Taker {
+        async fn ask(&mut self, _: &Info, question: Question) -> Answer {
+            if self.slow {
+                tokio::time::sleep(Duration::from_secs(5)).await;
+            }
+            match question {
+                Question::Commit => Answer::Queued(format!("{} octets", self.content.len())),
+                _ => Answer::Accept,
+            }
+        }
+
+        async fn body(&mut self, chunk: bytes::Bytes) {
+            self.content.extend_from_slice(&chunk);
+        }
+
+        fn abandon(&mut self) {
+            self.content.clear();
+        }
+    }
+
+    fn serve(
+        pipe: usize,
+        slow: bool,
+        shutdown: CancellationToken,
+    ) -> (DuplexStream, tokio::task::JoinHandle<Ended>) {
+        let (client, server) = duplex(pipe);
+        let config = Arc::new(Config::new("mx.test".parse().unwrap()));
+        let peer = Peer {
+            address: [192, 0, 2, 1].into(),
+            trusted: false,
+            tls: None,
+        };
+        let session = Session::new(clock::instant(), config, peer);
+        let handler = Taker {
+            slow,
+            ..Taker::default()
+        };
+        let driver = Driver::new(
+            Transport::Plain(server),
+            session,
+            handler,
+            None,
+            shutdown,
+            Duration::from_secs(60),
+            |_| false,
+        );
+        (client, tokio::spawn(driver.run()))
+    }
+
+    /// Sends and reads at the same time, as a pipelining client must.
+    async fn play(client: DuplexStream, sent: &[u8]) -> String {
+        let (mut read, mut write) = tokio::io::split(client);
+        let mut heard = Vec::new();
+        let (_, read) = tokio::join!(write.write_all(sent), read.read_to_end(&mut heard));
+        read.unwrap();
+        String::from_utf8(heard).unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pipelined_session_through_a_small_pipe() {
+        let body = "line of text\r\n".repeat(5000);
+        let sent = format!(
+            "EHLO c.test\r\nMAIL FROM:<a@b.test>\r\nRCPT TO:<c@d.test>\r\nDATA\r\n{body}.\r\nQUIT\r\n"
+        );
+        for pipe in [1, 64, 1 << 20] {
+            for slow in [false, true] {
+                let (client, served) = serve(pipe, slow, CancellationToken::new());
+                let heard = play(client, sent.as_bytes()).await;
+                assert!(heard.starts_with("220 mx.test "), "{heard}");
+                assert!(
+                    heard.contains("Queued as 70000 octets\r\n221 2.2.0 "),
+                    "{heard}"
+                );
+                let ended = served.await.unwrap();
+                assert_eq!((ended.messages, ended.errors), (1, 0), "{}", ended.reason);
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_silent_are_told_and_left() {
+        let (client, served) = serve(4096, false, CancellationToken::new());
+        let started = tokio::time::Instant::now();
+        let heard = play(client, b"EHLO c.test\r\n").await;
+        assert!(
+            heard.lines().last().unwrap().starts_with("421 4.4.2 "),
+            "{heard}"
+        );
+        assert!(started.elapsed() >= Duration::from_secs(300));
+        served.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_shutdown_reaches_the_idle() {
+        let shutdown = CancellationToken::new();
+        let (client, served) = serve(4096, false, shutdown.clone());
+        let playing = tokio::spawn(play(client, b"EHLO c.test\r\n"));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        shutdown.cancel();
+        let heard = playing.await.unwrap();
+        assert!(
+            heard.lines().last().unwrap().starts_with("421 4.3.2 "),
+            "{heard}"
+        );
+        served.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_reads_nothing_is_given_up() {
+        let (client, served) = serve(16, false, CancellationToken::new());
+        let (read, mut write) = tokio::io::split(client);
+        let ended =
+            tokio::spawn(async move { while write.write_all(b"HELP\r\n").await.is_ok() {} });
+        let reason = served.await.unwrap().reason;
+        assert!(reason.contains("does not read"), "{reason}");
+        ended.await.unwrap();
+        drop(read);
+    }
+}
