@@ -274,3 +274,61 @@ async fn early_talkers_are_refused() {
     }
     panic!("never noticed");
 }
+
+#[tokio::test]
+async fn loops_end_and_the_postmaster_is_always_there() {
+    let site = Site::new();
+    let (_service, address) = relay(&site, "").await;
+    for (hops, code) in [(99, "250 2.0.0"), (100, "554 5.4.6")] {
+        let mut dialogue = Dialogue::open(address).await.unwrap();
+        transaction(&mut dialogue).await;
+        dialogue
+            .send("Received: from a by b; Tue, 24 Nov 2026 12:49:01 +0000\r\n".repeat(hops))
+            .await
+            .unwrap();
+        dialogue
+            .say("Subject: around\r\n\r\nand around\r\n.", code)
+            .await
+            .unwrap();
+    }
+    let mut dialogue = Dialogue::open(address).await.unwrap();
+    dialogue.say("MAIL FROM:<a@b.test>", "250").await.unwrap();
+    dialogue
+        .say("RCPT TO:<Postmaster>", "250 2.1.5")
+        .await
+        .unwrap();
+    dialogue
+        .say("RCPT TO:<postmaster@relay.test>", "250 2.1.5")
+        .await
+        .unwrap();
+    // Neither another's postmaster, nor a way around.
+    for other in [
+        "postmaster@other.test",
+        "user%other.test@relay.test",
+        "\"user@other.test\"@relay.test",
+        "user@[127.0.0.1]",
+    ] {
+        dialogue
+            .say(&format!("RCPT TO:<{other}>"), "550 5.7.1")
+            .await
+            .unwrap();
+    }
+    dialogue
+        .say("RCPT TO:<@other.test:c@box.test>", "250 2.1.5")
+        .await
+        .unwrap();
+    dialogue.say("DATA", "354").await.unwrap();
+    dialogue
+        .say("Subject: x\r\n\r\nx\r\n.", "250 2.0.0")
+        .await
+        .unwrap();
+    let listed = site
+        .queue(
+            "relay",
+            &["list", "--to", "postmaster@admin.test", "--json"],
+        )
+        .await
+        .unwrap()
+        .succeeded();
+    assert_eq!(listed.output.lines().count(), 1, "{}", listed.output);
+}
