@@ -23,6 +23,10 @@ const OF_ROLES: &[&str] = &[
     "TOO_MANY_CONNECTIONS",
     "LOOKUP_FAILED",
     "CONNECTION_REFUSED",
+    "NO_SUCH_DOMAIN",
+    "NO_MAIL_HOST",
+    "MX_LOOP",
+    "NULL_MX",
 ];
 
 /// What the client's side of a transcript does.
