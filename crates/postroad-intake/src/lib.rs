@@ -209,7 +209,7 @@ impl Intake {
             envelope.body = BodyKind::SevenBit;
         }
         let id = incoming.id().to_string();
-        let hostname = config.hostname.as_written();
+        let hostname = config.hostname.ascii();
         let only_recipient = match envelope.recipients() {
             [one] => Some(&one.address),
             _ => None,
@@ -253,7 +253,11 @@ fn complete_head(received: &str, added: &str, head: &[u8]) -> Bytes {
     whole.extend_from_slice(received.as_bytes());
     whole.extend_from_slice(added.as_bytes());
     whole.extend_from_slice(head);
-    if !whole.ends_with(b"\r\n\r\n") {
+    // Lines of a binary message may end in LF alone; they stay as they are.
+    let ended = [b"\r\n\r\n".as_slice(), b"\n\n", b"\n\r\n"]
+        .iter()
+        .any(|end| whole.ends_with(end));
+    if !ended {
         whole.extend_from_slice(if whole.ends_with(b"\r\n") {
             b"\r\n"
         } else {

@@ -130,11 +130,8 @@ impl Report<'_> {
     /// Writes it.
     #[must_use]
     pub fn write(&self) -> Written {
-        let boundary = format!("=_{}_{}", self.id, self.serial);
-        let international = self
-            .recipients
-            .iter()
-            .any(|r| !r.recipient.address.is_ascii());
+        let boundary = self.boundary();
+        let international = self.is_international();
         let mut body = String::with_capacity(2048);
         let charset = if international { "utf-8" } else { "us-ascii" };
         let encoding = if international { "8bit" } else { "7bit" };
@@ -162,6 +159,29 @@ impl Report<'_> {
             body,
             body_kind,
         }
+    }
+
+    /// One that no line of the returned message holds.
+    fn boundary(&self) -> String {
+        let mut boundary = format!("=_{}_{}", self.id, self.serial);
+        while memchr::memmem::find(self.original, boundary.as_bytes()).is_some() {
+            boundary.push('_');
+        }
+        boundary
+    }
+
+    /// Whether an address is not ASCII, so that the types of RFC 6533 are needed.
+    fn is_international(&self) -> bool {
+        let original = |r: &RecipientReport<'_>| {
+            r.recipient
+                .original
+                .as_ref()
+                .is_none_or(|o| o.address.is_ascii())
+        };
+        !self
+            .recipients
+            .iter()
+            .all(|r| r.recipient.address.is_ascii() && original(r))
     }
 
     fn head(&self, boundary: &str) -> String {
@@ -241,7 +261,7 @@ impl Report<'_> {
                     out,
                     "Original-Recipient: {}; {}\r\n",
                     original.address_type,
-                    line(&original.address)
+                    printable(&original.address)
                 );
             }
             let kind = if address.is_ascii() {
@@ -271,13 +291,13 @@ impl Report<'_> {
         }
     }
 
+    /// What is returned holds neither NUL nor bare CR or LF, which a notice could not carry: of a
+    /// binary message only the header is returned.
     fn write_original(&self, boundary: &str, out: &mut Vec<u8>) {
+        let size = u64::try_from(self.original.len()).unwrap_or(u64::MAX);
         let full = self.whole
-            && returns_body(
-                self.action,
-                self.envelope.ret,
-                u64::try_from(self.original.len()).unwrap_or(u64::MAX),
-            );
+            && is_text(self.original)
+            && returns_body(self.action, self.envelope.ret, size);
         let (head, _) = self
             .original
             .split_at_checked(self.body_at)
@@ -287,19 +307,51 @@ impl Report<'_> {
         } else {
             head.get(..RETURNED_MAX).unwrap_or(head)
         };
-        let ascii = returned.is_ascii();
-        let kind = match (full, head.is_ascii()) {
-            (true, true) => "message/rfc822",
-            (true, false) => "message/global",
-            (false, true) => "text/rfc822-headers",
-            (false, false) => "message/global-headers",
+        // "global" says that the header is UTF-8.
+        let global = !head.is_ascii() && std::str::from_utf8(head).is_ok();
+        let kind = match (full, global) {
+            (true, false) => "message/rfc822",
+            (true, true) => "message/global",
+            (false, false) => "text/rfc822-headers",
+            (false, true) => "message/global-headers",
         };
-        let encoding = if ascii { "7bit" } else { "8bit" };
+        let encoding = if returned.is_ascii() { "7bit" } else { "8bit" };
         out.extend_from_slice(
-            format!("\r\n--{boundary}\r\nContent-Type: {kind}\r\nContent-Transfer-Encoding: {encoding}\r\nContent-Description: Undelivered message\r\n\r\n").as_bytes(),
+            format!(
+                "\r\n--{boundary}\r\nContent-Type: {kind}\r\nContent-Transfer-Encoding: {encoding}\r\nContent-Description: Undelivered message\r\n\r\n"
+            )
+            .as_bytes(),
         );
-        out.extend_from_slice(returned);
+        if is_text(returned) {
+            out.extend_from_slice(returned);
+            return;
+        }
+        for line in returned.split(|&b| b == b'\n') {
+            out.extend(line.iter().copied().filter(|b| !matches!(b, b'\r' | 0)));
+            out.extend_from_slice(b"\r\n");
+        }
     }
+}
+
+/// Neither NUL, nor a CR or LF without the other.
+fn is_text(octets: &[u8]) -> bool {
+    let mut last = 0;
+    for &octet in octets {
+        let bare = (last == b'\r') != (octet == b'\n');
+        if octet == 0 || bare {
+            return false;
+        }
+        last = octet;
+    }
+    last != b'\r'
+}
+
+/// Printable, bounded, and in the sender's own letters.
+fn printable(text: &str) -> String {
+    text.chars()
+        .take(512)
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect()
 }
 
 /// A peer's text as part of one line: printable, bounded.
@@ -408,6 +460,45 @@ mod tests {
         .unwrap();
         assert_eq!(text.matches("\r\nAction: ").count(), 1);
         assert_eq!(text.matches("\r\n--=_06a1_2").count(), 4);
+    }
+
+    #[test]
+    fn only_text_is_returned() {
+        assert!(is_text(b"a\r\nb\r\n\r\n") && is_text(b""));
+        for binary in [&b"a\0"[..], b"a\nb", b"a\rb", b"\r", b"\n", b"a\r\r\n"] {
+            assert!(!is_text(binary), "{binary:?}");
+        }
+        let envelope = Envelope::new(
+            ReversePath::Null,
+            Recipient::new("b@r.test".parse().unwrap()),
+        );
+        let at = Timestamp::default();
+        let original = b"A: b\n\nx\0=_id_1 y\r\n";
+        let report = Report {
+            action: Action::Failed,
+            reporting_mta: "mx.test",
+            id: "id",
+            serial: 1,
+            envelope: &envelope,
+            arrived: at,
+            now: at,
+            to: "p@r.test",
+            recipients: Vec::new(),
+            original,
+            body_at: original.len(),
+            whole: true,
+        };
+        let written = report.write();
+        assert!(
+            is_text(&written.body),
+            "{:?}",
+            String::from_utf8_lossy(&written.body)
+        );
+        let text = String::from_utf8(written.body).unwrap();
+        assert!(
+            text.contains("--=_id_1_\r\n") && text.contains("text/rfc822-headers"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -25,8 +25,8 @@ pub enum Scanned {
     TooLarge,
 }
 
-/// Finds the end of the header block of a message that comes in pieces: lines ended by CRLF, up
-/// to and with the first empty one. A line that can be no header field ends it too, without
+/// Finds the end of the header block of a message that comes in pieces: lines ended by CRLF (or,
+/// as BINARYMIME may have, LF), up to and with the first empty one. A line that can be no header field ends it too, without
 /// being part of it: the message is a body without a header, or lacks the empty line.
 #[derive(Debug)]
 pub struct HeadScanner {

@@ -1,7 +1,7 @@
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
-use postroad_mail::{Address, Origin, Timestamp};
+use postroad_mail::{Address, Domain, Origin, Timestamp};
 
 use crate::dates::rfc5322_date;
 
@@ -120,14 +120,21 @@ fn literal(address: IpAddr) -> String {
     }
 }
 
-/// A domain or literal as it is, anything else as a quoted string.
+/// A domain (in A-labels) or literal as it is, anything else as a quoted string of ASCII.
 fn word(text: &str) -> String {
-    let plain = !text.is_empty()
-        && text
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b"-._[]:".contains(&b) || !b.is_ascii());
-    if plain && !text.chars().any(char::is_control) {
+    let plain = |text: &str| {
+        !text.is_empty()
+            && text
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"-._[]:".contains(&b))
+    };
+    if plain(text) {
         return text.to_owned();
+    }
+    if let Ok(domain) = text.parse::<Domain>()
+        && plain(domain.ascii())
+    {
+        return domain.ascii().to_owned();
     }
     let mut quoted = String::with_capacity(text.len() + 2);
     quoted.push('"');
@@ -136,7 +143,7 @@ fn word(text: &str) -> String {
             '"' | '\\' => {
                 let _ = write!(quoted, "\\{c}");
             }
-            c if c.is_control() => quoted.push('?'),
+            c if c.is_control() || !c.is_ascii() => quoted.push('?'),
             c => quoted.push(c),
         }
     }
@@ -205,6 +212,8 @@ mod tests {
             text.contains(r#"from "x) by evil??Bcc: all??\"\\" (["#),
             "{text}"
         );
+        assert!(field("b\u{fc}cher.example", false, None).contains("from xn--bcher-kva.example ("));
+        assert!(field("b\u{fc} \u{202e}x", false, None).contains("from \"b? ?x\" ("));
         let text = field(&"long.".repeat(50), false, None);
         assert!(!text.contains("for "), "{text}");
     }

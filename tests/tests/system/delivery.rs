@@ -366,6 +366,14 @@ async fn two_services_and_a_postfix() {
         .await
         .unwrap();
 
+    let (postfix, arrived) = tokio::task::spawn_blocking(move || {
+        let arrived = postfix.wait_for_mail(2);
+        (postfix, arrived)
+    })
+    .await
+    .unwrap();
+    assert_eq!(arrived.unwrap().len(), 2);
+
     // With the relay gone, submission keeps what it takes; killed in turn, it still has it.
     relay.kill().await.unwrap();
     let _ = mail.by_swaks(&[]).await.unwrap().succeeded();

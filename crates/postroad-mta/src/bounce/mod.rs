@@ -184,7 +184,12 @@ impl Reported<'_> {
             envelope: &message.envelope,
             arrived: message.arrived,
             now: self.now,
-            to: &self.to.to_string(),
+            // In A-labels, where the local part lets it be ASCII.
+            to: &if self.to.needs_smtputf8() {
+                self.to.to_string()
+            } else {
+                self.to.to_ascii_domain()
+            },
             recipients: reports.collect(),
             original: &self.original,
             body_at: head_end(&self.original).unwrap_or(self.original.len()),
