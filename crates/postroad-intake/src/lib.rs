@@ -76,6 +76,8 @@ pub struct Intake {
     scanner: HeadScanner,
     head: BytesMut,
     in_head: bool,
+    /// For the Received header, where there is just one.
+    only_recipient: Option<Address>,
     eight_bit_body: bool,
     incoming: Box<dyn Incoming>,
     /// Why it cannot be kept, known before its end.
@@ -104,6 +106,12 @@ impl Intake {
         mut envelope: Envelope,
     ) -> Result<Self, Reply> {
         let incoming = store.begin(now).map_err(|error| refusal(&error))?;
+        envelope.drop_duplicates();
+        // As the client named it: where the postmaster's mail goes is nobody's business.
+        let only_recipient = match envelope.recipients() {
+            [one] => Some(one.address.clone()),
+            _ => None,
+        };
         if let Some(postmaster) = &config.postmaster {
             for recipient in envelope.recipients_mut() {
                 if recipient.address.local_part().is_postmaster()
@@ -129,6 +137,7 @@ impl Intake {
             extended: info.hello.as_ref().is_some_and(|hello| hello.extended),
             head: BytesMut::new(),
             in_head: true,
+            only_recipient,
             eight_bit_body: false,
             incoming,
             failed: None,
@@ -193,6 +202,7 @@ impl Intake {
             scanner,
             head,
             eight_bit_body,
+            only_recipient,
             incoming,
             failed,
             ..
@@ -210,17 +220,13 @@ impl Intake {
         }
         let id = incoming.id().to_string();
         let hostname = config.hostname.ascii();
-        let only_recipient = match envelope.recipients() {
-            [one] => Some(&one.address),
-            _ => None,
-        };
         let received = Received {
             origin: &origin,
             extended,
             smtputf8: envelope.smtputf8,
             by: hostname,
             id: &id,
-            only_recipient,
+            only_recipient: only_recipient.as_ref(),
             at: now,
         };
         let added = if config.fix_up {

@@ -1,0 +1,203 @@
+//! Whole messages through intake: what is stored, however the content was cut.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test stops at the first thing that is not as it must be"
+)]
+
+use postroad_intake::{Config, Intake};
+use postroad_mail::{BodyKind, Envelope, Recipient, Timestamp};
+use postroad_proto::server::{Hello, Info, Peer};
+use postroad_queue::{MemStore, Store};
+use std::sync::Arc;
+
+async fn run(
+    config: Config,
+    helo: &str,
+    body: BodyKind,
+    to: &str,
+    pieces: &[&[u8]],
+) -> Result<(Vec<u8>, Envelope), String> {
+    let store: Arc<dyn Store> = Arc::new(MemStore::new(1 << 20));
+    let peer = Peer {
+        address: [192, 0, 2, 1].into(),
+        trusted: false,
+        tls: None,
+    };
+    let info = Info {
+        peer,
+        hello: Some(Hello {
+            name: helo.to_owned(),
+            extended: true,
+        }),
+        identity: None,
+        smtputf8: false,
+    };
+    let mut envelope = Envelope::new(
+        "<a@b.example>".parse().unwrap(),
+        Recipient::new(to.parse().unwrap()),
+    );
+    envelope.body = body;
+    let now = Timestamp::from_millis(1_795_524_541_000);
+    let mut intake =
+        Intake::begin(now, Arc::new(config), &store, &info, envelope).map_err(|r| r.to_string())?;
+    for piece in pieces {
+        intake.body(bytes::Bytes::copy_from_slice(piece)).await;
+    }
+    let (id, _) = intake.commit(now).await.map_err(|r| r.to_string())?;
+    let content = store.content(id).await.unwrap();
+    let mut out = Vec::new();
+    while (out.len() as u64) < content.len() {
+        out.extend_from_slice(&content.read(out.len() as u64, 1 << 20).await.unwrap());
+    }
+    let listed = store.page(&Default::default(), None, 10).await.unwrap();
+    let text = String::from_utf8_lossy(&out)
+        .replace(&id.to_string(), "ID")
+        .into_bytes();
+    Ok((text, listed[0].envelope.clone()))
+}
+fn config(host: &str) -> Config {
+    Config::new(host.parse().unwrap(), "relay")
+}
+
+#[tokio::test]
+async fn any_cut_gives_the_same_message() {
+    for message in [
+        "A: b\r\n\r\nbody\r\n",
+        "no header\r\n\r\nx",
+        "A: b\r\nnot a field\r\n",
+        "",
+        "\r\n",
+        "A: b",
+        "A: b\r\n\r",
+    ] {
+        let m = message.as_bytes();
+        let whole = run(
+            config("mx.example"),
+            "c",
+            BodyKind::SevenBit,
+            "c@d.example",
+            &[m],
+        )
+        .await
+        .unwrap()
+        .0;
+        for a in 0..=m.len() {
+            for b in a..=m.len() {
+                let cut = run(
+                    config("mx.example"),
+                    "c",
+                    BodyKind::SevenBit,
+                    "c@d.example",
+                    &[&m[..a], &m[a..b], &m[b..]],
+                )
+                .await
+                .unwrap()
+                .0;
+                assert_eq!(cut, whole, "{message:?} {a} {b}");
+            }
+        }
+    }
+}
+#[tokio::test]
+async fn an_eight_bit_helo_does_not_make_the_header_eight_bit() {
+    let (m, e) = run(
+        config("mx.example"),
+        "b\u{fc}cher",
+        BodyKind::EightBitMime,
+        "c@d.example",
+        &[b"A: b\r\n\r\nx\r\n"],
+    )
+    .await
+    .unwrap();
+    assert!(
+        m.is_ascii(),
+        "declared {:?}: {}",
+        e.body,
+        String::from_utf8_lossy(&m)
+    );
+}
+#[tokio::test]
+async fn a_u_label_hostname_is_written_in_a_labels() {
+    let mut c = config("b\u{fc}cher.example");
+    c.fix_up = true;
+    let (m, _) = run(
+        c,
+        "c",
+        BodyKind::SevenBit,
+        "c@d.example",
+        &[b"A: b\r\n\r\nx\r\n"],
+    )
+    .await
+    .unwrap();
+    assert!(m.is_ascii(), "{}", String::from_utf8_lossy(&m));
+}
+#[tokio::test]
+async fn bare_lf_binary_content_keeps_its_bytes() {
+    let (m, _) = run(
+        config("mx.example"),
+        "c",
+        BodyKind::BinaryMime,
+        "c@d.example",
+        &[b"A: b\n\nx\n"],
+    )
+    .await
+    .unwrap();
+    assert!(
+        m.ends_with(b"A: b\n\nx\n"),
+        "{:?}",
+        String::from_utf8_lossy(&m)
+    );
+}
+#[tokio::test]
+async fn the_postmasters_own_address_stays_private() {
+    let mut c = config("mx.example");
+    c.postmaster = Some("secret@inside.example".parse().unwrap());
+    let (m, e) = run(
+        c,
+        "c",
+        BodyKind::SevenBit,
+        "postmaster@mx.example",
+        &[b"A: b\r\n\r\nx\r\n"],
+    )
+    .await
+    .unwrap();
+    assert_eq!(
+        e.recipients()[0].address.to_string(),
+        "secret@inside.example"
+    );
+    assert!(
+        !String::from_utf8_lossy(&m).contains("secret@"),
+        "{}",
+        String::from_utf8_lossy(&m)
+    );
+}
+#[tokio::test]
+async fn a_loop_and_a_large_header_are_refused() {
+    let looped = "Received: x\r\n".repeat(100) + "\r\nx";
+    assert!(
+        run(
+            config("mx.example"),
+            "c",
+            BodyKind::SevenBit,
+            "c@d.example",
+            &[looped.as_bytes()]
+        )
+        .await
+        .unwrap_err()
+        .starts_with("554 5.4.6")
+    );
+    let big = format!("A: {}\r\n\r\nx", "y".repeat(300_000));
+    assert!(
+        run(
+            config("mx.example"),
+            "c",
+            BodyKind::SevenBit,
+            "c@d.example",
+            &[big.as_bytes()]
+        )
+        .await
+        .unwrap_err()
+        .starts_with("554 5.6.0")
+    );
+}
