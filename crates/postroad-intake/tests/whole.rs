@@ -54,7 +54,7 @@ async fn run(
     let text = String::from_utf8_lossy(&out)
         .replace(&id.to_string(), "ID")
         .into_bytes();
-    Ok((text, listed[0].envelope.clone()))
+    Ok((text, listed.first().unwrap().envelope.clone()))
 }
 fn config(host: &str) -> Config {
     Config::new(host.parse().unwrap(), "relay")

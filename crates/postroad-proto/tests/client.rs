@@ -1,0 +1,425 @@
+//! The client's session: against scripted servers, and against our own.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a test stops at the first thing that is not as it must be; any moment will do"
+)]
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use postroad_mail::{BodyKind, Notify, Recipient, TlsInfo};
+use postroad_proto::client::{
+    Config, Credentials, Output, RecipientResult, Report, Session, StartTls, Timeouts, Transaction,
+};
+use postroad_proto::sasl::{Mechanism, Secret};
+use postroad_proto::server;
+
+const MESSAGE: &str = "Subject: x\r\n\r\n.dot\r\n";
+
+fn config(starttls: StartTls) -> Config {
+    Config {
+        helo: "me.test".to_owned(),
+        starttls,
+        credentials: None,
+        timeouts: Timeouts::default(),
+    }
+}
+
+fn transaction(recipients: &[&str]) -> Transaction {
+    Transaction {
+        from: "<a@b.test>".parse().unwrap(),
+        recipients: recipients
+            .iter()
+            .map(|r| Recipient::new(r.parse().unwrap()))
+            .collect(),
+        size: MESSAGE.len() as u64,
+        body: BodyKind::SevenBit,
+        smtputf8: false,
+        ret: None,
+        envid: Some("e 1".to_owned()),
+        auth: None,
+    }
+}
+
+fn tls() -> TlsInfo {
+    TlsInfo {
+        version: "TLS1.3".to_owned(),
+        cipher: "X".to_owned(),
+    }
+}
+
+/// Plays a script: `S` is said by the server, `C` must have been said by the client, `TLS` is a
+/// handshake, `EOF` and `LATE` end it. Gives how it ended.
+fn play(config: Config, transactions: Vec<Transaction>, script: &str, piece: usize) -> String {
+    let now = Instant::now();
+    let mut session = Session::new(now, Arc::new(config), None);
+    let mut waiting = transactions.into_iter();
+    let mut input = BytesMut::new();
+    let mut said = String::new();
+    let mut shown = Vec::new();
+    for line in script.lines().map(str::trim).filter(|l| !l.is_empty()) {
+        let (kind, text) = line.split_once(' ').unwrap_or((line, ""));
+        match kind {
+            "S" => {
+                let octets = format!("{}\r\n", text.replace("\\n", "\r\n"));
+                for part in octets.as_bytes().chunks(piece) {
+                    input.extend_from_slice(part);
+                    drive(
+                        &mut session,
+                        &mut input,
+                        &mut waiting,
+                        &mut said,
+                        &mut shown,
+                    );
+                }
+            }
+            "C" => {
+                drive(
+                    &mut session,
+                    &mut input,
+                    &mut waiting,
+                    &mut said,
+                    &mut shown,
+                );
+                let expected = format!("{}\r\n", text.replace("\\n", "\r\n"));
+                assert!(
+                    said.starts_with(&expected),
+                    "expected {expected:?}, said {said:?}\nin {script}"
+                );
+                said.drain(..expected.len());
+            }
+            "TLS" => {
+                assert_eq!(said, "", "{script}");
+                input.clear();
+                session.tls_started(now, tls());
+            }
+            "EOF" => session.end_of_input(now),
+            "LATE" => session.timed_out(now + Duration::from_secs(3600)),
+            other => panic!("{other}"),
+        }
+    }
+    drive(
+        &mut session,
+        &mut input,
+        &mut waiting,
+        &mut said,
+        &mut shown,
+    );
+    assert_eq!(said, "", "{script}");
+    shown.join("; ")
+}
+
+fn drive(
+    session: &mut Session,
+    input: &mut BytesMut,
+    waiting: &mut impl Iterator<Item = Transaction>,
+    said: &mut String,
+    shown: &mut Vec<String>,
+) {
+    let now = Instant::now();
+    let mut sent = 0;
+    loop {
+        let output = session.poll(now, input);
+        said.push_str(std::str::from_utf8(&session.requests().split()).unwrap());
+        match output {
+            Output::Ready => match waiting.next() {
+                Some(next) => session.begin(now, next),
+                None => return,
+            },
+            Output::Body if sent == MESSAGE.len() => session.body_end(now),
+            Output::Body => {
+                session.body(now, MESSAGE.as_bytes());
+                sent = MESSAGE.len();
+            }
+            Output::Finished(report) => shown.push(show(&report)),
+            Output::Failed { phase, error } => {
+                let text = format!("{phase:?}: {error}");
+                if shown.last() != Some(&text) {
+                    shown.push(text);
+                }
+                return;
+            }
+            Output::Wait { .. } | Output::StartTls | Output::Closed => return,
+        }
+    }
+}
+
+fn show(report: &Report) -> String {
+    let one = |result: &RecipientResult| match result {
+        RecipientResult::Accepted(reply) => format!("accepted {}", reply.code),
+        RecipientResult::Refused { phase, reply } => format!("{phase:?} {}", reply.code),
+        RecipientResult::Broken { phase, .. } => format!("broken {phase:?}"),
+        RecipientResult::Unsupported(missing) => format!("{missing:?}"),
+    };
+    report
+        .recipients
+        .iter()
+        .map(one)
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+const PLAIN: &str = "S 220 hi\nC EHLO me.test\nS 250 hi\n";
+const PIPED: &str = "S 220 hi\nC EHLO me.test\nS 250-hi\\n250 PIPELINING\n";
+const THREE: &str = "C MAIL FROM:<a@b.test>\\nRCPT TO:<c@d.test>\\nRCPT TO:<e@f.test>\\nDATA\n";
+const DOTTED: &str = "C Subject: x\\n\\n..dot\\n.\n";
+
+#[test]
+fn scripts() {
+    let two = &["c@d.test", "e@f.test"][..];
+    let cases: Vec<(&[&str], String, &str)> = vec![
+        (two, format!("{PIPED}{THREE}S 250 ok\nS 250 ok\nS 250 ok\nS 354 go\n{DOTTED}S 250 2.0.0 taken"), "accepted 250, accepted 250"),
+        (two, format!("{PIPED}{THREE}S 250 ok\nS 550 no\nS 250 ok\nS 354 go\n{DOTTED}S 250 taken"), "Rcpt 550, accepted 250"),
+        // DATA went ahead of the refusals: a message to nobody is ended at once.
+        (two, format!("{PIPED}{THREE}S 250 ok\nS 550 no\nS 450 no\nS 354 go\nC .\nS 554 none"), "Rcpt 550, Rcpt 450"),
+        (two, format!("{PIPED}{THREE}S 250 ok\nS 550 no\nS 450 no\nS 554 none"), "Rcpt 550, Rcpt 450"),
+        (two, format!("{PIPED}{THREE}S 552 no\nS 503 no\nS 503 no\nS 503 no"), "Mail 552, Mail 552"),
+        (two, format!("{PIPED}{THREE}S 250 ok\nS 250 ok\nS 250 ok\nS 451 no"), "Data 451, Data 451"),
+        (two, format!("{PIPED}{THREE}S 250 ok\nS 250 ok\nS 250 ok\nS 354 go\n{DOTTED}S 452 full"), "EndOfData 452, EndOfData 452"),
+        (two, format!("{PIPED}{THREE}S 250 ok\nS 250 ok\nS 250 ok\nS 354 go\n{DOTTED}EOF"), "broken EndOfData, broken EndOfData; EndOfData: the connection was lost"),
+        (two, format!("{PIPED}{THREE}S 250 ok\nS 250 ok\nS 250 ok\nS 354 go\n{DOTTED}LATE"), "broken EndOfData, broken EndOfData; EndOfData: no reply in time"),
+        (two, format!("{PIPED}{THREE}S 250 ok\nS 550 no\nEOF"), "Rcpt 550, broken Rcpt; Rcpt: the connection was lost"),
+        (two, format!("{PIPED}{THREE}S 250 ok\nS 421 bye"), "broken Rcpt, broken Rcpt; Rcpt: the server said 421 bye"),
+        (&["c@d.test"], format!("{PLAIN}C MAIL FROM:<a@b.test>\nS 250 ok\nC RCPT TO:<c@d.test>\nS 250 ok\nC DATA\nS 354 go\n{DOTTED}S 250 ok"), "accepted 250"),
+        (&["c@d.test"], format!("{PLAIN}C MAIL FROM:<a@b.test>\nS 250 ok\nC RCPT TO:<c@d.test>\nS 450 no"), "Rcpt 450"),
+        (
+            &["c@d.test"],
+            "S 220 hi\nC EHLO me.test\nS 250-hi\\n250-CHUNKING\\n250-SIZE 100\\n250 DSN\nC MAIL FROM:<a@b.test> SIZE=20 ENVID=e+201\nS 250 ok\nC RCPT TO:<c@d.test> NOTIFY=NEVER\nS 250 ok\nC BDAT 20 LAST\\nSubject: x\\n\\n.dot\nS 250 ok".to_owned(),
+            "accepted 250",
+        ),
+        (&["c@d.test"], "S 220 hi\nC EHLO me.test\nS 250-hi\\n250 SIZE 10".to_owned(), "Size { limit: 10 }"),
+        (&["c@d.test"], "S 220 hi\nC EHLO me.test\nS 502 what\nC HELO me.test\nS 250 hi\nC MAIL FROM:<a@b.test>\nS 250 ok\nC RCPT TO:<c@d.test>\nEOF".to_owned(), "broken Rcpt; Rcpt: the connection was lost"),
+        (two, "S 554 go away".to_owned(), "Greeting: the server said 554 go away"),
+        (two, "S 220-hi\nS 250 hi".to_owned(), "Greeting: the server's reply is not valid: a code that changes between the lines of a reply"),
+        (two, "S hello".to_owned(), "Greeting: the server's reply is not valid: a line without a code"),
+    ];
+    for (recipients, script, ended) in cases {
+        for piece in [1, 7, 10_000] {
+            let mut one = transaction(recipients);
+            if script.contains("NOTIFY=NEVER") {
+                one.recipients
+                    .iter_mut()
+                    .for_each(|r| r.notify = Some(Notify::NEVER));
+            }
+            assert_eq!(
+                play(config(StartTls::IfOffered), vec![one], &script, piece),
+                ended,
+                "{script}"
+            );
+        }
+    }
+}
+
+#[test]
+fn tls_and_login() {
+    let offer = "S 220 hi\nC EHLO me.test\nS 250-hi\\n250-AUTH PLAIN LOGIN\\n250 STARTTLS\n";
+    let logged_in = |mechanism| Config {
+        credentials: Some(Credentials {
+            user: "u".to_owned(),
+            secret: Secret::new("p".to_owned()),
+            mechanisms: vec![mechanism],
+        }),
+        ..config(StartTls::Require)
+    };
+    let shown = |config: Config, script: &str| play(config, vec![], script, 10_000);
+    // What comes behind the 220 in the clear is nothing: EHLO is asked again, and what it said before forgotten.
+    let injected = format!(
+        "{offer}C STARTTLS\nS 220 go\\n250-evil\\n250 AUTH PLAIN\nTLS\nC EHLO me.test\nS 250 hi\n"
+    );
+    assert_eq!(shown(config(StartTls::IfOffered), &injected), "");
+    assert_eq!(
+        shown(logged_in(Mechanism::Plain), &injected),
+        "Auth: authentication is required, and not possible here"
+    );
+    assert_eq!(shown(config(StartTls::Never), offer), "");
+    assert_eq!(
+        shown(
+            config(StartTls::IfOffered),
+            &format!("{offer}C STARTTLS\nS 454 later")
+        ),
+        ""
+    );
+    assert_eq!(
+        shown(
+            config(StartTls::Require),
+            &format!("{offer}C STARTTLS\nS 454 later")
+        ),
+        "StartTls: the server said 454 later"
+    );
+    assert_eq!(
+        shown(config(StartTls::Require), PLAIN),
+        "StartTls: STARTTLS is required, and not offered"
+    );
+    let secured = format!(
+        "{offer}C STARTTLS\nS 220 go\nTLS\nC EHLO me.test\nS 250-hi\\n250 AUTH PLAIN LOGIN\n"
+    );
+    assert_eq!(
+        shown(
+            logged_in(Mechanism::Plain),
+            &format!("{secured}C AUTH PLAIN AHUAcA==\nS 235 welcome")
+        ),
+        ""
+    );
+    assert_eq!(
+        shown(
+            logged_in(Mechanism::Login),
+            &format!("{secured}C AUTH LOGIN\nS 334 x\nC dQ==\nS 334 x\nC cA==\nS 235 welcome")
+        ),
+        ""
+    );
+    let refused = shown(
+        logged_in(Mechanism::Plain),
+        &format!("{secured}C AUTH PLAIN AHUAcA==\nS 535 5.7.8 no"),
+    );
+    assert!(
+        refused.starts_with("Auth: the server said 535 5.7.8"),
+        "{refused}"
+    );
+    // Never a password in the clear.
+    let clear = Config {
+        starttls: StartTls::Never,
+        ..logged_in(Mechanism::Plain)
+    };
+    assert_eq!(
+        shown(clear, offer),
+        "Auth: authentication is required, and not possible here"
+    );
+}
+
+#[test]
+fn a_half_way_transaction_is_reset_before_the_next() {
+    let script = format!(
+        "{PIPED}C MAIL FROM:<a@b.test>\\nRCPT TO:<c@d.test>\\nDATA\nS 250 ok\nS 550 no\nS 554 none\n\
+         C RSET\\nMAIL FROM:<a@b.test>\\nRCPT TO:<c@d.test>\\nDATA\nS 250 ok\nS 250 ok\nS 250 ok\nS 354 go\n{DOTTED}S 250 ok"
+    );
+    let transactions = vec![transaction(&["c@d.test"]), transaction(&["c@d.test"])];
+    assert_eq!(
+        play(config(StartTls::Never), transactions, &script, 10_000),
+        "Rcpt 550; accepted 250"
+    );
+}
+
+/// Our client and our server, the link cut after `up` octets to the server and `down` to the client.
+/// Gives what the client says, and what the server has committed.
+fn pair(chunking: bool, up: usize, down: usize) -> (Option<Report>, Vec<u8>) {
+    let now = Instant::now();
+    let mut server_config = server::Config::new("mx.test".parse().unwrap());
+    server_config.extensions.chunking = chunking;
+    let peer = server::Peer {
+        address: [127, 0, 0, 1].into(),
+        trusted: false,
+        tls: None,
+    };
+    let mut server = server::Session::new(now, Arc::new(server_config), peer);
+    let mut client = Session::new(now, Arc::new(config(StartTls::IfOffered)), None);
+    let (mut to_server, mut to_client) = (BytesMut::new(), BytesMut::new());
+    let (mut up_left, mut down_left) = (up, down);
+    let (mut content, mut committed, mut sent) = (Vec::new(), Vec::new(), 0);
+    let mut begun = false;
+    loop {
+        let moved = loop {
+            match server.poll(now, &mut to_server) {
+                server::Output::Ask(server::Question::Commit) => {
+                    committed.clone_from(&content);
+                    server.answer(now, server::Answer::Queued("id".to_owned()));
+                }
+                server::Output::Ask(_) => server.answer(now, server::Answer::Accept),
+                server::Output::Body(chunk) => content.extend_from_slice(&chunk),
+                server::Output::Abandon => content.clear(),
+                server::Output::Pause { .. } | server::Output::StartTls => {}
+                server::Output::Wait { .. } | server::Output::Close => {
+                    let replies = server.replies().split();
+                    let passed = replies.len().min(down_left);
+                    down_left -= passed;
+                    to_client.extend(replies.iter().take(passed));
+                    break passed;
+                }
+            }
+        };
+        if moved == 0 && down_left == 0 {
+            client.end_of_input(now);
+        }
+        loop {
+            match client.poll(now, &mut to_client) {
+                Output::Ready if begun => return (None, committed),
+                Output::Ready => {
+                    client.begin(now, transaction(&["c@d.test"]));
+                    begun = true;
+                }
+                Output::Body if sent == MESSAGE.len() => client.body_end(now),
+                Output::Body => {
+                    client.body(now, MESSAGE.as_bytes());
+                    sent = MESSAGE.len();
+                }
+                Output::Finished(report) => return (Some(report), committed),
+                Output::Failed { .. } | Output::Closed => return (None, committed),
+                Output::Wait { .. } | Output::StartTls => break,
+            }
+        }
+        let requests = client.requests().split();
+        let passed = requests.len().min(up_left);
+        up_left -= passed;
+        to_server.extend(requests.iter().take(passed));
+        if passed == 0 && moved == 0 {
+            // Nothing moves any more: the link is cut for both.
+            server.end_of_input(now);
+            client.end_of_input(now);
+        }
+    }
+}
+
+#[test]
+fn wherever_the_link_is_cut() {
+    for chunking in [false, true] {
+        let (report, committed) = pair(chunking, usize::MAX, usize::MAX);
+        assert_eq!(show(&report.unwrap()), "accepted 250");
+        assert_eq!(committed, MESSAGE.as_bytes());
+        let (mut lost_replies, mut total) = (0, 0);
+        for cut in 0..700 {
+            for (up, down) in [(cut, usize::MAX), (usize::MAX, cut)] {
+                let (report, committed) = pair(chunking, up, down);
+                let shown = report.as_ref().map_or_else(String::new, show);
+                let whole = committed == MESSAGE.as_bytes();
+                assert!(
+                    whole || committed.is_empty(),
+                    "half a message was committed"
+                );
+                assert!(
+                    whole || !shown.starts_with("accepted"),
+                    "cut at {up}, {down}: accepted, and not committed"
+                );
+                if whole {
+                    assert!(
+                        shown == "accepted 250" || shown == "broken EndOfData",
+                        "cut at {up}, {down}: {shown}"
+                    );
+                    lost_replies += usize::from(shown != "accepted 250");
+                }
+                total += usize::from(whole);
+            }
+        }
+        assert!(lost_replies > 0 && total > lost_replies);
+    }
+}
+
+proptest::proptest! {
+    #[test]
+    fn any_server_gets_one_report(pieces in proptest::collection::vec("(220 a\r\n|250 a\r\n|250-a\r\n|354 a\r\n|421 a\r\n|550 a\r\n|[ -~\r\n]{0,6})", 0..30)) {
+        let now = Instant::now();
+        let mut session = Session::new(now, Arc::new(config(StartTls::Never)), None);
+        let (mut input, mut said, mut shown) = (BytesMut::new(), String::new(), Vec::new());
+        let mut waiting = vec![transaction(&["c@d.test"])].into_iter();
+        for piece in pieces {
+            input.extend_from_slice(piece.as_bytes());
+            drive(&mut session, &mut input, &mut waiting, &mut said, &mut shown);
+        }
+        session.end_of_input(now);
+        drive(&mut session, &mut input, &mut waiting, &mut said, &mut shown);
+        let begun = waiting.next().is_none();
+        let reports = shown.iter().filter(|s| !s.contains(": ")).count();
+        proptest::prop_assert_eq!(reports, usize::from(begun), "{:?}", shown);
+    }
+}
