@@ -13,6 +13,7 @@ use postroad_queue::{
 };
 
 use crate::content::DiskContent;
+use crate::index::Stale;
 use crate::io::{Disk, Io};
 use crate::options::Options;
 use crate::record::{
@@ -88,6 +89,8 @@ pub(crate) struct Inner {
     segments: Mutex<BTreeMap<u32, Segment>>,
     handover: Mutex<Handover>,
     doomed: Mutex<Vec<QueueId>>,
+    /// What the index does not know yet.
+    pub(crate) stale: Stale,
     /// One writes state at a time, so that each record knows the one before it.
     journal: Mutex<()>,
 }
@@ -116,6 +119,7 @@ impl Inner {
             segments: Mutex::new(segments),
             handover: Mutex::default(),
             doomed: Mutex::default(),
+            stale: Stale::default(),
             journal: Mutex::new(()),
         }
     }
@@ -266,6 +270,7 @@ impl Inner {
 
     /// Hands a state to the kernel. Blocks.
     pub(crate) fn write_state(&self, id: QueueId, state: &State) -> Result<(), StoreError> {
+        self.stale.touch(id);
         let _one = lock(&self.journal);
         let Some(place) = self.table().get(id).map(|entry| entry.place) else {
             return Ok(());
@@ -333,6 +338,7 @@ impl Inner {
         let Some(entry) = entry else {
             return;
         };
+        self.stale.touch(id);
         if let Some(segment) = self.segments().get_mut(&entry.place.segment) {
             segment.live = segment.live.saturating_sub(1);
         }
@@ -415,21 +421,34 @@ impl Inner {
         }
     }
 
+    /// Syncs every journal that has grown. One that fails is tried again at the next tick; the
+    /// others are synced all the same.
     fn sync_state(&self) -> Result<(), StoreError> {
         let dirty: Vec<_> = self
             .segments()
-            .values_mut()
-            .filter_map(|segment| {
+            .iter_mut()
+            .filter_map(|(number, segment)| {
                 let dirty = std::mem::take(&mut segment.dirty);
-                segment.journal.clone().filter(|_| dirty)
+                segment
+                    .journal
+                    .clone()
+                    .filter(|_| dirty)
+                    .map(|journal| (*number, journal))
             })
             .collect();
-        if self.options.durability == crate::Durability::Sync {
-            for journal in dirty {
-                journal.sync()?;
+        if self.options.durability != crate::Durability::Sync {
+            return Ok(());
+        }
+        let mut result = Ok(());
+        for (number, journal) in dirty {
+            if let Err(error) = journal.sync() {
+                if let Some(segment) = self.segments().get_mut(&number) {
+                    segment.dirty = true;
+                }
+                result = Err(error);
             }
         }
-        Ok(())
+        result
     }
 
     fn unlink(&self, number: u32) -> Result<(), StoreError> {

@@ -1,4 +1,5 @@
-//! The local queue store: a segment log that is the truth.
+//! The local queue store: a segment log that is the truth, and a sled index over it that may be
+//! deleted at any time.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), postroad_queue::StoreError> {
@@ -14,6 +15,7 @@
 
 mod content;
 mod incoming;
+mod index;
 mod inner;
 mod io;
 mod options;

@@ -16,6 +16,7 @@ use uuid::Uuid;
 
 use crate::content::blocking;
 use crate::incoming::{LocalIncoming, prepare_notices};
+use crate::index::Index;
 use crate::inner::{Inner, Ready};
 use crate::io::{Io, failed};
 use crate::options::{Options, RecoveryReport};
@@ -77,10 +78,18 @@ impl LocalStore {
         let writer = Writer::new(Arc::clone(&inner), found.next, epoch);
         let keeper = Arc::clone(&inner);
         let keep = move || {
+            let index = Index::rebuild(&keeper);
             while stopped.recv_timeout(Duration::from_secs(1))
                 == Err(std_mpsc::RecvTimeoutError::Timeout)
             {
                 keeper.tick();
+                if let Some(index) = &index {
+                    index.update(&keeper);
+                }
+            }
+            if let Some(index) = &index {
+                index.update(&keeper);
+                index.close();
             }
         };
         let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {

@@ -160,3 +160,51 @@ fn used(bytes: &[u8]) -> usize {
         .rposition(|b| *b != 0)
         .map_or(0, |last| last + 1)
 }
+
+/// What the index holds after a history is what the table holds; and whatever is done to its
+/// files, the queue is the same.
+#[tokio::test]
+async fn the_index_follows_and_never_leads() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("index");
+    let store = open(dir.path());
+    let mut kept = Vec::new();
+    for n in 0..20 {
+        kept.push(accept(&store, START, &[&format!("u@d{n}.example")], b"text").await);
+    }
+    for (n, claimed) in claim(&store, START).await.into_iter().enumerate() {
+        if n % 3 == 0 {
+            deliver(&store, START, &claimed).await;
+            kept.retain(|id| *id != claimed.lease.id);
+        } else {
+            defer(&store, START, &claimed, at(7)).await;
+        }
+    }
+    let expect = |store: &LocalStore| store.totals().messages;
+    assert_eq!(expect(&store), kept.len() as u64);
+    store.close().await.unwrap();
+    drop(store);
+    let index = crate::index::Index::open(&path, 1 << 20).unwrap();
+    let mut indexed: Vec<_> = index.entries().into_iter().map(|(id, _)| id).collect();
+    indexed.sort_unstable();
+    assert_eq!(indexed, kept);
+    drop(index);
+
+    type Damage = fn(&Path);
+    let damages: [Damage; 3] = [
+        |path| std::fs::remove_dir_all(path).unwrap(),
+        |path| std::fs::write(path.join("db"), [0xa5; 70_000]).unwrap(),
+        |path| std::fs::write(path.join("conf"), b"").unwrap(),
+    ];
+    for damage in damages {
+        damage(&path);
+        let store = open(dir.path());
+        let page = store.page(&Filter::default(), None, 99).await.unwrap();
+        let ids: Vec<_> = page.iter().map(|listed| listed.id).collect();
+        assert_eq!(ids, kept);
+        store.close().await.unwrap();
+        drop(store);
+        let index = crate::index::Index::open(&path, 1 << 20).unwrap();
+        assert_eq!(index.entries().len(), kept.len());
+    }
+}

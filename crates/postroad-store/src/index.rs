@@ -1,0 +1,177 @@
+//! The index: a sled tree from a message's id to its place in the log.
+//!
+//! It is never the truth and never waited for. One thread keeps it, behind everything else, for
+//! messages that are still there after their first attempt; at each start it is deleted and made
+//! anew from what the log says. Whatever is done to its files, the queue is the same. It is for
+//! tools that look a message up beside a running service, and for what later versions keep out of
+//! memory.
+
+use std::collections::HashSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+
+use postroad_queue::QueueId;
+
+use crate::inner::{Inner, Place};
+
+/// Messages whose entries are out of date, at most; beyond, the index is made anew.
+const STALE_MAX: usize = 65_536;
+/// Messages looked at under one lock, at most.
+const AT_ONCE: usize = 1024;
+
+/// Which entries are out of date.
+#[derive(Debug, Default)]
+pub(crate) struct Stale(Mutex<Work>);
+
+#[derive(Debug, Default)]
+struct Work {
+    ids: HashSet<QueueId>,
+    all: bool,
+}
+
+impl Stale {
+    /// A message has changed, or gone.
+    pub(crate) fn touch(&self, id: QueueId) {
+        let mut work = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if work.ids.len() < STALE_MAX {
+            work.ids.insert(id);
+        } else {
+            work.ids.clear();
+            work.all = true;
+        }
+    }
+
+    fn take(&self) -> Work {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// The open index.
+#[derive(Debug)]
+pub(crate) struct Index(sled::Db);
+
+impl Index {
+    /// Deletes what is there, opens an empty one, and fills it with the messages of the table.
+    /// `None` where that fails: the queue does without.
+    pub(crate) fn rebuild(inner: &Inner) -> Option<Self> {
+        let path = inner.options.path.join("index");
+        match std::fs::remove_dir_all(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                tracing::warn!(%error, path = %path.display(), "the old index cannot be removed; going on without an index");
+                return None;
+            }
+            _ => {}
+        }
+        let index = Self::open(&path, inner.options.index_cache)?;
+        index.fill(inner);
+        Some(index)
+    }
+
+    /// sled panics on some damage.
+    pub(crate) fn open(path: &Path, cache: u64) -> Option<Self> {
+        let config = sled::Config::new()
+            .path(path)
+            .cache_capacity(cache)
+            .mode(sled::Mode::HighThroughput)
+            .flush_every_ms(Some(500))
+            .use_compression(false);
+        match catch_unwind(AssertUnwindSafe(|| config.open())) {
+            Ok(Ok(db)) => Some(Self(db)),
+            Ok(Err(error)) => {
+                tracing::warn!(%error, path = %path.display(), "the index cannot be opened; going on without one");
+                None
+            }
+            Err(_) => None,
+        }
+    }
+
+    /// Brings the entries of changed messages up to date.
+    pub(crate) fn update(&self, inner: &Inner) {
+        let work = inner.stale.take();
+        if work.all {
+            if let Err(error) = self.0.clear() {
+                tracing::warn!(%error, "the index cannot be emptied");
+            }
+            self.fill(inner);
+            return;
+        }
+        let ids: Vec<_> = work.ids.into_iter().collect();
+        for some in ids.chunks(AT_ONCE) {
+            let places: Vec<_> = {
+                let table = inner.table();
+                some.iter()
+                    .map(|&id| (id, table.get(id).map(|entry| entry.place)))
+                    .collect()
+            };
+            for (id, place) in places {
+                self.set(id, place);
+            }
+        }
+    }
+
+    fn fill(&self, inner: &Inner) {
+        let mut after = None;
+        loop {
+            let some: Vec<_> = inner
+                .table()
+                .after(after)
+                .take(AT_ONCE)
+                .map(|(id, entry)| (id, entry.place))
+                .collect();
+            let Some(&(last, _)) = some.last() else {
+                return;
+            };
+            after = Some(last);
+            for (id, place) in some {
+                self.set(id, Some(place));
+            }
+        }
+    }
+
+    fn set(&self, id: QueueId, place: Option<Place>) {
+        let done = match place {
+            Some(place) => self.0.insert(id.to_bytes(), encode(place).as_slice()),
+            None => self.0.remove(id.to_bytes()),
+        };
+        if let Err(error) = done {
+            tracing::warn!(queue_id = %id, %error, "the index cannot be written");
+        }
+    }
+
+    /// At a stop, from the one thread that writes.
+    pub(crate) fn close(&self) {
+        if let Err(error) = self.0.flush() {
+            tracing::warn!(%error, "the index cannot be flushed");
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn entries(&self) -> Vec<(QueueId, Vec<u8>)> {
+        let id = |key: &[u8]| QueueId::from_bytes(key.try_into().unwrap());
+        self.0
+            .iter()
+            .map(|entry| {
+                entry
+                    .map(|(key, value)| (id(&key), value.to_vec()))
+                    .unwrap()
+            })
+            .collect()
+    }
+}
+
+/// Segment, offset, newest state record, whether the body has a file of its own; big endian.
+pub(crate) fn encode(place: Place) -> [u8; 13] {
+    let mut value = [0; 13];
+    let fields = place
+        .segment
+        .to_be_bytes()
+        .into_iter()
+        .chain(place.offset.to_be_bytes())
+        .chain(place.state.to_be_bytes())
+        .chain([u8::from(place.big)]);
+    for (to, from) in value.iter_mut().zip(fields) {
+        *to = from;
+    }
+    value
+}
