@@ -359,8 +359,9 @@ pub trait Store: Send + Sync + 'static {
     /// end of a parking, or end of a lease. `None`: not before a commit.
     fn next_due(&self, now: Timestamp) -> Option<Timestamp>;
 
-    /// Calls `wake` (soon, from any thread, cheap and non-blocking) whenever a job has become
-    /// due by other ways than the passing of time: a commit, a record, a retry, a lease given back.
+    /// Calls `wake` (cheap and non-blocking, from any thread, at the latest before the call that
+    /// did it returns) whenever a job has become due by other ways than the passing of time: a
+    /// commit, a record, a retry, a lease given back.
     fn on_due(&self, wake: Arc<dyn Fn() + Send + Sync>);
 
     /// Writes down what came of a claim and ends its lease.

@@ -230,10 +230,11 @@ impl Writer {
             }
             replies.push(commit.reply);
         }
+        // Before the replies: whoever has one may count on the wake-up.
+        self.inner.wakers.wake();
         for reply in replies {
             let _ = reply.send(Ok(())); // whoever asked may have gone
         }
-        self.inner.wakers.wake();
     }
 
     fn refuse(&self, group: Vec<Commit>, error: &StoreError) {
