@@ -97,6 +97,7 @@ impl Connection {
                     self.flush().await;
                     self.input.clear();
                     let Some(stream) = self.stream.take() else {
+                        self.session.end_of_input(clock::instant());
                         continue;
                     };
                     let (stream, info) = handshake(configs, target, stream).await?;
@@ -213,9 +214,13 @@ impl Connection {
 
     /// Writes what has gathered, reads what comes.
     async fn exchange(&mut self, until: std::time::Instant) {
+        let unread = self.input.len();
         self.flush().await;
         let Some(stream) = &mut self.stream else {
-            self.session.end_of_input(clock::instant());
+            // Where the server has said why it closed, the session hears that first.
+            if self.input.len() == unread {
+                self.session.end_of_input(clock::instant());
+            }
             return;
         };
         self.input.reserve(READ);

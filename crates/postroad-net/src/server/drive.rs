@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use futures_util::poll;
-use postroad_proto::server::{Answer, Output, Question, Session};
+use postroad_proto::server::{Answer, Output, Question, REPLIES_FLUSH, Session};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -41,6 +41,7 @@ pub(crate) struct Driver<S, H> {
     told_of_shutdown: bool,
     at_end: bool,
     messages: u64,
+    output_max: usize,
 }
 
 /// How a session ended.
@@ -49,6 +50,8 @@ pub(crate) struct Ended {
     pub(crate) errors: u32,
     pub(crate) messages: u64,
     pub(crate) reason: String,
+    /// The most octets of replies that were kept at any time.
+    pub(crate) output_max: usize,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin, H: Handler> Driver<S, H> {
@@ -74,6 +77,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, H: Handler> Driver<S, H> {
             told_of_shutdown: false,
             at_end: false,
             messages: 0,
+            output_max: 0,
         }
     }
 
@@ -88,6 +92,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, H: Handler> Driver<S, H> {
             errors: self.session.errors(),
             messages: self.messages,
             reason,
+            output_max: self.output_max,
         }
     }
 
@@ -112,8 +117,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin, H: Handler> Driver<S, H> {
 
     async fn ask(&mut self, question: Question) -> io::Result<()> {
         let connecting = matches!(question, Question::Connect);
-        let replies = self.session.replies().split();
-        self.output.unsplit(replies);
+        self.gather();
+        // Before more is asked: a client that reads no replies gets none made.
+        if self.output.len() >= REPLIES_FLUSH {
+            write(&mut self.transport, &mut self.output, self.write_timeout).await?;
+        }
         let answer = {
             let mut deciding = pin!(self.handler.ask(self.session.info(), question));
             // A decision that is ready does not end the batch of replies; one that takes time does.
@@ -196,9 +204,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin, H: Handler> Driver<S, H> {
         Ok(())
     }
 
-    async fn flush(&mut self) -> io::Result<()> {
+    fn gather(&mut self) {
         let replies = self.session.replies().split();
         self.output.unsplit(replies);
+        self.output_max = self.output_max.max(self.output.len());
+    }
+
+    async fn flush(&mut self) -> io::Result<()> {
+        self.gather();
         write(&mut self.transport, &mut self.output, self.write_timeout).await
     }
 
@@ -391,15 +404,25 @@ mod tests {
         served.await.unwrap();
     }
 
+    /// It is given up; and before that, replies that it does not read do not pile up here,
+    /// whether they come of a decision (EHLO) or of none (HELP).
     #[tokio::test(start_paused = true)]
     async fn a_client_that_reads_nothing_is_given_up() {
-        let (client, served) = serve(16, false, CancellationToken::new());
-        let (read, mut write) = tokio::io::split(client);
-        let ended =
-            tokio::spawn(async move { while write.write_all(b"HELP\r\n").await.is_ok() {} });
-        let reason = served.await.unwrap().reason;
-        assert!(reason.contains("does not read"), "{reason}");
-        ended.await.unwrap();
-        drop(read);
+        const PIPE: usize = 1 << 16;
+        for command in ["HELP\r\n", "EHLO c.test\r\n"] {
+            let (client, served) = serve(PIPE, false, CancellationToken::new());
+            let (read, mut write) = tokio::io::split(client);
+            let flood = command.repeat(20_000);
+            let sending = tokio::spawn(async move { write.write_all(flood.as_bytes()).await });
+            let ended = served.await.unwrap();
+            assert!(ended.reason.contains("does not read"), "{}", ended.reason);
+            assert!(
+                ended.output_max < REPLIES_FLUSH + 4096,
+                "{command}: {} octets were kept",
+                ended.output_max
+            );
+            assert!(sending.await.unwrap().is_err());
+            drop(read);
+        }
     }
 }

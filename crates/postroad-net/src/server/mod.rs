@@ -162,7 +162,10 @@ impl<R: Role> Server<R> {
             Ok(entry) => entry,
             Err(refusal) => {
                 info!(service = self.role.name(), peer = %peer, reason = ?refusal, "connection refused");
-                self.tracker.spawn(refuse(stream, refusal));
+                // Whoever waits for TLS cannot read why.
+                if tls != ListenerTls::Implicit {
+                    self.tracker.spawn(refuse(stream, refusal));
+                }
                 return;
             }
         };
@@ -193,7 +196,12 @@ impl<R: Role> Server<R> {
             trusted,
             tls: None,
         };
-        if let (ListenerTls::Implicit, Some(acceptor)) = (tls, &acceptor) {
+        if tls == ListenerTls::Implicit {
+            // Never in plaintext where TLS was promised.
+            let Some(acceptor) = &acceptor else {
+                error!(service = self.role.name(), peer = %address, "a listener with implicit TLS has no certificate: the connection is closed");
+                return 0;
+            };
             match tokio::time::timeout(HANDSHAKE_TIMEOUT, transport.accept_tls(acceptor)).await {
                 Ok(Ok((secured, info))) => {
                     transport = secured;
@@ -206,7 +214,7 @@ impl<R: Role> Server<R> {
                 Err(_) => return 1,
             }
         }
-        let config = session_config(config, tls);
+        let config = session_config(config, tls == ListenerTls::StartTls && acceptor.is_some());
         let write_timeout = config.limits.command_timeout;
         let session = Session::new(clock::instant(), config, peer);
         let driver = Driver::new(
@@ -219,7 +227,7 @@ impl<R: Role> Server<R> {
             has_spoken,
         );
         let ended = driver.run().await;
-        debug!(service = self.role.name(), peer = %address, errors = ended.errors, messages = ended.messages, reason = %ended.reason, "session ended");
+        debug!(service = self.role.name(), peer = %address, errors = ended.errors, messages = ended.messages, replies_max = ended.output_max, reason = %ended.reason, "session ended");
         ended.errors
     }
 }
@@ -232,9 +240,8 @@ fn has_spoken(stream: &TcpStream) -> bool {
         .is_ok_and(|octets| octets > 0)
 }
 
-/// STARTTLS is offered where the listener has it.
-fn session_config(config: Arc<Config>, tls: ListenerTls) -> Arc<Config> {
-    let offered = matches!(tls, ListenerTls::StartTls);
+/// STARTTLS is offered where the listener has it, and a certificate for it.
+fn session_config(config: Arc<Config>, offered: bool) -> Arc<Config> {
     if config.extensions.starttls == offered {
         return config;
     }
@@ -261,4 +268,81 @@ async fn refuse(mut stream: TcpStream, refusal: Refusal) {
         stream.shutdown().await
     };
     let _ = tokio::time::timeout(REFUSAL_TIMEOUT, said).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::AsyncReadExt as _;
+
+    struct Open;
+
+    impl Handler for Open {
+        async fn ask(&mut self, _: &Info, _: Question) -> Answer {
+            Answer::Accept
+        }
+
+        async fn body(&mut self, _: Bytes) {}
+
+        fn abandon(&mut self) {}
+    }
+
+    impl Role for Open {
+        type Handler = Self;
+
+        fn open(&self, _: IpAddr) -> (Arc<Config>, Self) {
+            let mut config = Config::new("mx.test".parse().unwrap());
+            config.extensions.starttls = true;
+            (Arc::new(config), Self)
+        }
+
+        fn is_trusted(&self, _: IpAddr) -> bool {
+            false
+        }
+
+        fn name(&self) -> &'static str {
+            "relay"
+        }
+    }
+
+    /// What a client hears that says EHLO and QUIT, in plaintext.
+    async fn heard(tls: ListenerTls, connections: usize) -> String {
+        let bound = BoundListener::bind(([127, 0, 0, 1], 0).into(), tls).unwrap();
+        let address = bound.local_address().unwrap();
+        let shutdown = CancellationToken::new();
+        let limits = ConnectionLimits {
+            connections,
+            ..ConnectionLimits::default()
+        };
+        let server = Server::new(Arc::new(Open), None, limits, shutdown.clone());
+        let running = tokio::spawn(server.run(vec![bound], Duration::from_secs(10)));
+        let mut client = TcpStream::connect(address).await.unwrap();
+        let mut heard = vec![0; 4];
+        if client.read_exact(&mut heard).await.is_ok() {
+            let _ = client.write_all(b"EHLO c.test\r\nQUIT\r\n").await;
+            let _ = client.read_to_end(&mut heard).await;
+        } else {
+            heard.clear();
+        }
+        shutdown.cancel();
+        running.await.unwrap();
+        String::from_utf8(heard).unwrap()
+    }
+
+    #[tokio::test]
+    async fn without_a_certificate_no_tls_is_promised_and_none_pretended() {
+        let said = heard(ListenerTls::StartTls, 9).await;
+        assert!(
+            said.contains("\r\n221 ") && !said.contains("STARTTLS"),
+            "{said}"
+        );
+        assert_eq!(heard(ListenerTls::Implicit, 9).await, "");
+    }
+
+    #[tokio::test]
+    async fn one_too_many_is_told_so() {
+        let said = heard(ListenerTls::None, 0).await;
+        assert!(said.starts_with("421 4.7.0 "), "{said}");
+        assert_eq!(heard(ListenerTls::Implicit, 0).await, "");
+    }
 }
