@@ -639,6 +639,20 @@ pub async fn filters_choose<S: Store>(store: &S) {
         ),
         (
             Filter {
+                domain: some("B.Example"),
+                ..none()
+            },
+            vec![b],
+        ),
+        (
+            Filter {
+                domain: some("example"),
+                ..none()
+            },
+            vec![],
+        ),
+        (
+            Filter {
                 arrived_before: Some(at(9)),
                 ..none()
             },

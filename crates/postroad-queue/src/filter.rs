@@ -23,6 +23,10 @@ impl Filter {
                 let mut all = message.recipients.iter();
                 all.any(|r| !r.state.is_final() && r.lane.as_str() == lane)
             })
+            && self.domain.as_deref().is_none_or(|domain| {
+                let mut all = message.recipients.iter();
+                all.any(|r| !r.state.is_final() && is_in(&r.address, domain))
+            })
     }
 
     /// Whether all messages are meant, so that none needs to be looked at.
@@ -30,6 +34,11 @@ impl Filter {
     pub fn is_all(&self) -> bool {
         *self == Self::default()
     }
+}
+
+fn is_in(address: &str, domain: &str) -> bool {
+    let of = address.rsplit_once('@').map(|(_, of)| of);
+    of.is_some_and(|of| of.to_lowercase() == domain.to_lowercase())
 }
 
 fn contains(text: &str, part: &str) -> bool {

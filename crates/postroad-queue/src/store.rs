@@ -261,6 +261,8 @@ pub struct Filter {
     pub to: Option<String>,
     /// A waiting recipient is in this lane.
     pub lane: Option<String>,
+    /// A waiting recipient has an address in this domain (any case), whatever its lane.
+    pub domain: Option<String>,
     /// Arrived before.
     pub arrived_before: Option<Timestamp>,
     /// Held (or not).

@@ -68,7 +68,7 @@ impl LocalIncoming {
         draft: Draft,
     ) -> Result<QueueId, StoreError> {
         self.inner.refuse_if_closed()?;
-        if self.big.is_some() {
+        if self.big.is_some() && !self.body.is_empty() {
             self.spill().await?;
         }
         let mut big_part = None;

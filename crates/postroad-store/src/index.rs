@@ -1,10 +1,10 @@
 //! The index: a sled tree from a message's id to its place in the log.
 //!
 //! It is never the truth and never waited for. One thread keeps it, behind everything else, for
-//! messages that are still there after their first attempt; at each start it is deleted and made
-//! anew from what the log says. Whatever is done to its files, the queue is the same. It is for
-//! tools that look a message up beside a running service, and for what later versions keep out of
-//! memory.
+//! messages that are still there after their first attempt; after a stop that was not clean it is
+//! deleted and made anew from what the log says. Whatever is done to its files, the queue is the
+//! same. It is for tools that look a message up beside a running service, and for what later
+//! versions keep out of memory.
 
 use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -42,6 +42,13 @@ impl Stale {
         }
     }
 
+    /// Everything is out of date.
+    fn touch_all(&self) {
+        let mut work = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        work.ids.clear();
+        work.all = true;
+    }
+
     fn take(&self) -> Work {
         std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -52,20 +59,28 @@ impl Stale {
 pub(crate) struct Index(sled::Db);
 
 impl Index {
-    /// Deletes what is there, opens an empty one, and fills it with the messages of the table.
-    /// `None` where that fails: the queue does without.
-    pub(crate) fn rebuild(inner: &Inner) -> Option<Self> {
+    /// Deletes what is there, and opens an empty one; the next update fills it. `None` where that fails: the
+    /// queue does without.
+    pub(crate) fn anew(inner: &Inner) -> Option<Self> {
         let path = inner.options.path.join("index");
         match std::fs::remove_dir_all(&path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 tracing::warn!(%error, path = %path.display(), "the old index cannot be removed; going on without an index");
-                return None;
+                None
             }
-            _ => {}
+            _ => {
+                inner.stale.touch_all();
+                Self::open(&path, inner.options.index_cache)
+            }
         }
-        let index = Self::open(&path, inner.options.index_cache)?;
-        index.fill(inner);
-        Some(index)
+    }
+
+    /// The one that a clean stop left; a new one, where it cannot be used.
+    pub(crate) fn kept(inner: &Inner) -> Option<Self> {
+        let path = inner.options.path.join("index");
+        let there = path.exists();
+        let kept = there.then(|| Self::open(&path, inner.options.index_cache));
+        kept.flatten().or_else(|| Self::anew(inner))
     }
 
     /// sled panics on some damage.
@@ -86,8 +101,17 @@ impl Index {
         }
     }
 
-    /// Brings the entries of changed messages up to date.
-    pub(crate) fn update(&self, inner: &Inner) {
+    /// Brings the entries of changed messages up to date. Whether that may be done again: sled
+    /// panics on some damage, and its caller has more to do.
+    pub(crate) fn update(&self, inner: &Inner) -> bool {
+        let updated = catch_unwind(AssertUnwindSafe(|| self.catch_up(inner)));
+        if updated.is_err() {
+            tracing::error!("the index has failed; going on without one");
+        }
+        updated.is_ok()
+    }
+
+    fn catch_up(&self, inner: &Inner) {
         let work = inner.stale.take();
         if work.all {
             if let Err(error) = self.0.clear() {
@@ -141,7 +165,7 @@ impl Index {
 
     /// At a stop, from the one thread that writes.
     pub(crate) fn close(&self) {
-        if let Err(error) = self.0.flush() {
+        if let Ok(Err(error)) = catch_unwind(AssertUnwindSafe(|| self.0.flush())) {
             tracing::warn!(%error, "the index cannot be flushed");
         }
     }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use postroad_mail::Timestamp;
@@ -93,6 +93,8 @@ pub(crate) struct Inner {
     pub(crate) stale: Stale,
     /// One writes state at a time, so that each record knows the one before it.
     journal: Mutex<()>,
+    /// Held, shared, from writing a state to its being in the table; alone, by the checkpoint.
+    changing: RwLock<()>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -121,7 +123,20 @@ impl Inner {
             doomed: Mutex::default(),
             stale: Stale::default(),
             journal: Mutex::new(()),
+            changing: RwLock::new(()),
         }
+    }
+
+    /// To be held from writing a state to its being in the table.
+    pub(crate) fn change(&self) -> RwLockReadGuard<'_, ()> {
+        self.changing.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Nobody is between writing a state and its being in the table, as long as this is held.
+    pub(crate) fn no_change(&self) -> RwLockWriteGuard<'_, ()> {
+        self.changing
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn table(&self) -> MutexGuard<'_, Jobs<Place>> {
@@ -319,6 +334,7 @@ impl Inner {
             settlement: settlement.clone(),
             evidence: evidence.collect(),
         };
+        let _whole = self.change();
         self.note(lease.id, &state);
         let entry = self.table().settle(lease, settlement, record);
         self.used(lease.id);
@@ -343,12 +359,17 @@ impl Inner {
             segment.live = segment.live.saturating_sub(1);
         }
         if entry.place.big {
-            lock(&self.doomed).push(id);
+            self.doom(id);
         }
         let mut handover = lock(&self.handover);
         if let Some((ready, _)) = handover.messages.remove(&id) {
             handover.release(&ready);
         }
+    }
+
+    /// The body of that message is no longer needed, once all state is on disk.
+    pub(crate) fn doom(&self, id: QueueId) {
+        lock(&self.doomed).push(id);
     }
 
     /// Keeps a message for its first attempts, where there is room.
@@ -395,7 +416,8 @@ impl Inner {
     }
 
     /// Once a second and at the end: state to the disk, then what is no longer needed goes.
-    pub(crate) fn tick(&self) {
+    /// Whether all state is on disk.
+    pub(crate) fn tick(&self) -> bool {
         if let Some(free) = self.io.free(&self.options.path) {
             self.free.store(free, Ordering::Relaxed);
         }
@@ -409,7 +431,7 @@ impl Inner {
         if let Err(error) = self.sync_state() {
             tracing::error!(%error, "state not synced: after a power loss, mail may go out again");
             lock(&self.doomed).extend(doomed);
-            return;
+            return false;
         }
         for id in doomed {
             let _ = self.io.remove(&self.big_path(id)); // else swept at the next start
@@ -419,6 +441,7 @@ impl Inner {
                 tracing::warn!(%error, segment = number, "segment not removed");
             }
         }
+        true
     }
 
     /// Syncs every journal that has grown. One that fails is tried again at the next tick; the

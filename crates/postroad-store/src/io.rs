@@ -110,6 +110,21 @@ impl Io {
         }
     }
 
+    /// Durable with the next [`Io::sync_dir`].
+    pub(crate) fn rename(&self, from: &Path, to: &Path) -> Result<(), StoreError> {
+        let renamed = self.0.check().and_then(|()| fs::rename(from, to));
+        renamed.map_err(|e| failed("renaming", from, e))
+    }
+
+    /// Octets of a file; `None` where there is none.
+    pub(crate) fn length(&self, path: &Path) -> Result<Option<u64>, StoreError> {
+        match fs::metadata(path) {
+            Ok(metadata) => Ok(Some(metadata.len())),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(failed("looking at", path, e)),
+        }
+    }
+
     /// Makes the names in a directory durable.
     pub(crate) fn sync_dir(&self, path: &Path) -> Result<(), StoreError> {
         let sync = || {

@@ -13,6 +13,7 @@
 //! # drop(store); Ok(()) }
 //! ```
 
+mod checkpoint;
 mod content;
 mod incoming;
 mod index;

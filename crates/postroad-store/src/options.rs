@@ -50,7 +50,9 @@ impl Options {
 pub struct RecoveryReport {
     /// Messages that wait.
     pub messages: u64,
-    /// Segments read.
+    /// Whether the last stop was clean, so that the log had not to be read.
+    pub clean: bool,
+    /// Segments there were.
     pub segments: u64,
     /// Octets cut from the end of the newest segment: what was being written at the crash.
     pub torn: u64,

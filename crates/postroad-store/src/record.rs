@@ -259,20 +259,21 @@ pub(crate) fn parse_state(bytes: &[u8], epoch: u64, segment: u32) -> Option<Stat
     })
 }
 
-struct Reader<'a>(&'a [u8]);
+/// What is left of some octets.
+pub(crate) struct Reader<'a>(pub(crate) &'a [u8]);
 
 impl Reader<'_> {
-    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
+    pub(crate) fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
         let (first, rest) = self.0.split_first_chunk::<N>()?;
         self.0 = rest;
         Some(*first)
     }
 
-    fn int(&mut self) -> Option<u32> {
+    pub(crate) fn int(&mut self) -> Option<u32> {
         self.take().map(u32::from_be_bytes)
     }
 
-    fn long(&mut self) -> Option<u64> {
+    pub(crate) fn long(&mut self) -> Option<u64> {
         self.take().map(u64::from_be_bytes)
     }
 }

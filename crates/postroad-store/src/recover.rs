@@ -1,11 +1,12 @@
 //! What a store finds when it opens: the log is read from end to end, then what happened since.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use postroad_queue::jobs::Jobs;
 use postroad_queue::{Operation, QueueId, StoreError};
 
+use crate::checkpoint::Restored;
 use crate::inner::{Place, Segment};
 use crate::io::Io;
 use crate::options::{Options, RecoveryReport};
@@ -21,6 +22,55 @@ pub(crate) struct Recovered {
     pub(crate) report: RecoveryReport,
 }
 
+impl Recovered {
+    /// After a clean stop: as the checkpoint says.
+    pub(crate) fn clean(
+        io: &Io,
+        options: &Options,
+        restored: Restored,
+    ) -> Result<Self, StoreError> {
+        let Restored { table, segments } = restored;
+        let (logs, journals) = segments_in(&io.names(&options.path)?);
+        let mut report = RecoveryReport {
+            messages: table.len() as u64,
+            clean: true,
+            segments: logs.len() as u64,
+            ..RecoveryReport::default()
+        };
+        // A session that was cut off at the stop may have left one.
+        sweep_orphans(io, options, &table, &mut report)?;
+        Ok(Self {
+            table,
+            segments,
+            next: next_segment(&logs, &journals),
+            report,
+        })
+    }
+}
+
+fn next_segment(logs: &[u32], journals: &[u32]) -> u32 {
+    let newest = logs.last().max(journals.last());
+    newest.copied().unwrap_or(0).saturating_add(1)
+}
+
+/// Bodies without a message go.
+fn sweep_orphans(
+    io: &Io,
+    options: &Options,
+    table: &Jobs<Place>,
+    report: &mut RecoveryReport,
+) -> Result<(), StoreError> {
+    let dir = options.path.join("big");
+    for name in io.names(&dir)? {
+        let id = name.parse::<QueueId>().ok();
+        if id.is_none_or(|id| table.get(id).is_none_or(|e| !e.place.big)) {
+            io.remove(&dir.join(&name))?;
+            report.orphans += 1;
+        }
+    }
+    Ok(())
+}
+
 struct Recovery<'a> {
     io: &'a Io,
     options: &'a Options,
@@ -34,7 +84,7 @@ struct Recovery<'a> {
 pub(crate) fn recover(io: &Io, options: &Options) -> Result<Recovered, StoreError> {
     let (logs, journals) = segments_in(&io.names(&options.path)?);
     let newest = logs.last().copied();
-    let next = newest.max(journals.last().copied()).unwrap_or(0) + 1;
+    let next = next_segment(&logs, &journals);
     let mut recovery = Recovery {
         io,
         options,
@@ -257,20 +307,7 @@ impl Recovery<'_> {
 
     /// Bodies without a message go; messages without a body are lost.
     fn sweep_bodies(&mut self) -> Result<(), StoreError> {
-        let dir = self.options.path.join("big");
-        let mut there = HashSet::new();
-        for name in self.io.names(&dir)? {
-            let id = name.parse::<QueueId>().ok();
-            match id.filter(|id| self.table.get(*id).is_some_and(|e| e.place.big)) {
-                Some(id) => {
-                    there.insert(id);
-                }
-                None => {
-                    self.io.remove(&dir.join(&name))?;
-                    self.report.orphans += 1;
-                }
-            }
-        }
+        sweep_orphans(self.io, self.options, &self.table, &mut self.report)?;
         let suspects = std::mem::take(&mut self.report.damage);
         let (table, kept) = (&self.table, &mut self.report.damage);
         let lost: Vec<QueueId> = table

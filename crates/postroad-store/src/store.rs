@@ -14,14 +14,15 @@ use postroad_queue::{
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
+use crate::checkpoint;
 use crate::content::blocking;
 use crate::incoming::{LocalIncoming, prepare_notices};
 use crate::index::Index;
 use crate::inner::{Inner, Ready};
 use crate::io::{Io, failed};
-use crate::options::{Options, RecoveryReport};
+use crate::options::{Durability, Options, RecoveryReport};
 use crate::record::{Settles, State};
-use crate::recover::recover;
+use crate::recover::{Recovered, recover};
 use crate::writer::{Commit, Writer};
 
 /// Commits that may wait for the writer; beyond that, whoever commits waits.
@@ -69,7 +70,10 @@ impl LocalStore {
         check_format(&io, &options)?;
         io.make_dir(&options.path.join("big"))?;
         io.sync_dir(&options.path)?;
-        let found = recover(&io, &options)?;
+        let found = match checkpoint::take(&io, &options)? {
+            Some(restored) => Recovered::clean(&io, &options, restored)?,
+            None => recover(&io, &options)?,
+        };
         let (epoch, seed) = Uuid::now_v7().as_u64_pair();
         let epoch = epoch ^ seed.rotate_left(32);
         let inner = Arc::new(Inner::new(options, io, seed, found.table, found.segments));
@@ -77,18 +81,19 @@ impl LocalStore {
         let (stop, stopped) = std_mpsc::channel();
         let writer = Writer::new(Arc::clone(&inner), found.next, epoch);
         let keeper = Arc::clone(&inner);
+        // An old one may take a while to open; a new one is filled behind everything else.
+        let clean = found.report.clean;
+        let new = if clean { None } else { Index::anew(&inner) };
         let keep = move || {
-            let index = Index::rebuild(&keeper);
+            let index = if clean { Index::kept(&keeper) } else { new };
+            let mut index = index.filter(|index| index.update(&keeper));
             while stopped.recv_timeout(Duration::from_secs(1))
                 == Err(std_mpsc::RecvTimeoutError::Timeout)
             {
                 keeper.tick();
-                if let Some(index) = &index {
-                    index.update(&keeper);
-                }
+                index = index.filter(|index| index.update(&keeper));
             }
-            if let Some(index) = &index {
-                index.update(&keeper);
+            if let Some(index) = index.filter(|index| index.update(&keeper)) {
                 index.close();
             }
         };
@@ -140,8 +145,20 @@ impl Handle {
             return;
         };
         drop((running.commits, running.stop));
+        let mut ended_well = true;
         for thread in running.threads {
-            let _ = thread.join(); // a panic there has been reported
+            ended_well &= thread.join().is_ok(); // a panic there has been reported
+        }
+        let _still = self.inner.no_change();
+        let synced = self.inner.tick();
+        // A checkpoint on the disk must not speak of a log that is not.
+        if ended_well && synced && self.inner.options.durability == Durability::Sync {
+            match checkpoint::write(&self.inner) {
+                Ok(()) => tracing::debug!("checkpoint written"),
+                Err(error) => {
+                    tracing::warn!(%error, "no checkpoint: the next start reads the log");
+                }
+            }
         }
     }
 }
@@ -365,6 +382,7 @@ impl LocalStore {
                 Operation::Retry => State::Retry(now),
                 Operation::Remove => State::Removed,
             };
+            let _whole = inner.change();
             // Unlike an attempt's, an operator's word is worth nothing unless written down.
             inner.write_state(id, &state)?;
             if operation == Operation::Remove {
@@ -516,7 +534,6 @@ impl Store for LocalStore {
         let handle = Arc::clone(&self.0);
         Box::pin(blocking(move || {
             handle.stop();
-            handle.inner.tick();
             Ok(())
         }))
     }

@@ -103,6 +103,35 @@ async fn a_failed_write_acks_nothing_and_the_store_goes_on() {
     }
 }
 
+/// A large body is on disk before its record; where that cannot be written, it goes again.
+#[tokio::test]
+async fn the_body_of_a_refused_message_goes() {
+    let dir = tempfile::tempdir().unwrap();
+    let io = Io::default();
+    let faults = io.0.clone();
+    let (store, _) = LocalStore::open_with(options(dir.path()), io).unwrap();
+    accept(&store, START, &["bob@b.example"], b"one").await;
+    let mut incoming = store.begin(START).unwrap();
+    incoming.write(vec![b'x'; 300_000].into()).await.unwrap();
+    faults.fail(3, Errno::EIO); // its sync, the directory's, then the record
+    let failed = incoming.commit(START, draft(&["bob@b.example"])).await;
+    assert!(
+        matches!(
+            failed,
+            Err(StoreError::Io {
+                action: "writing",
+                ..
+            })
+        ),
+        "{failed:?}"
+    );
+    store.close().await.unwrap();
+    assert_eq!(
+        std::fs::read_dir(dir.path().join("big")).unwrap().count(),
+        0
+    );
+}
+
 /// The log is cut at every octet of its last record: no panic, and the others are all there.
 #[tokio::test]
 async fn torn_anywhere_the_rest_is_there() {

@@ -245,6 +245,11 @@ impl Writer {
             self.inner.free.store(free.unwrap_or(0), Ordering::Relaxed);
         }
         for commit in group {
+            for message in &commit.messages {
+                if message.header.kind == BIG {
+                    self.inner.doom(message.header.id);
+                }
+            }
             if let Some(settle) = &commit.settle {
                 let until = commit.now + RECORD_AGAIN;
                 self.inner.table().unpin(&settle.0, until);

@@ -97,7 +97,7 @@ fn filter(which: Which) -> Filter {
         ids: which.ids,
         from: which.from,
         to: which.to,
-        lane: which.domain,
+        domain: which.domain,
         held: which.held.then_some(true),
         ..Filter::default()
     }

@@ -19,7 +19,7 @@ use crate::jobs::lanes::{LaneNumber, Lanes};
 use crate::outcome::RecipientState;
 use crate::store::{ClaimRequest, Lane, LaneSummary, Lease, Operation, StoreError, Totals};
 
-pub use settlement::{Saved, Settlement};
+pub use settlement::{Saved, SavedJob, Settlement};
 
 /// The table. All operations but listings cost a logarithm of its size.
 #[derive(Debug)]

@@ -31,19 +31,29 @@ pub struct Settlement {
 /// All that the table knows of a message, but its leases.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Saved {
-    size: u64,
-    held: bool,
-    jobs: Vec<SavedJob>,
-    done: Vec<(u32, RecipientState)>,
+    /// Octets of the message.
+    pub size: u64,
+    /// Whether it is held.
+    pub held: bool,
+    /// Its lanes in which a recipient waits.
+    pub jobs: Vec<SavedJob>,
+    /// The recipients in a final state, in order.
+    pub done: Vec<(u32, RecipientState)>,
 }
 
+/// One lane of a message, as [`Jobs::save`] gives it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct SavedJob {
-    lane: Lane,
-    waiting: u32,
-    attempts: u32,
-    due: Timestamp,
-    warned: bool,
+pub struct SavedJob {
+    /// Which.
+    pub lane: Lane,
+    /// Recipients that wait.
+    pub waiting: u32,
+    /// Attempts made.
+    pub attempts: u32,
+    /// When the next is due.
+    pub due: Timestamp,
+    /// Whether the sender has been told of the delay.
+    pub warned: bool,
 }
 
 impl<P> Jobs<P> {
