@@ -3,12 +3,11 @@ use std::str::FromStr;
 
 use postroad_mail::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use uuid::Uuid;
 
 /// The name of a queued message: a UUIDv7, minted by the store, printed as 26 base32 characters
 /// (Crockford's alphabet in lower case, so that names sort by age).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct QueueId(u128);
+pub struct QueueId([u8; 16]); // octets: a number would be aligned to 16 in every table
 
 /// Makes ids: UUIDv7 (RFC 9562 section 5.7) that never come twice from one mint, and come in
 /// order, also within a millisecond and where the clock goes back.
@@ -51,7 +50,7 @@ impl Mint {
         let rest = self.within << 56 | u128::from(noise >> 8);
         let millis = u128::from(self.millis) & 0xffff_ffff_ffff;
         let (high, low) = (rest >> 62, rest & ((1 << 62) - 1));
-        QueueId(millis << 80 | 7 << 76 | high << 64 | 2 << 62 | low)
+        QueueId::of(millis << 80 | 7 << 76 | high << 64 | 2 << 62 | low)
     }
 }
 
@@ -61,26 +60,24 @@ impl QueueId {
     /// The id with these octets.
     #[must_use]
     pub const fn from_bytes(bytes: [u8; 16]) -> Self {
-        Self(u128::from_be_bytes(bytes))
+        Self(bytes)
     }
 
     /// Its octets, in the order in which ids sort.
     #[must_use]
     pub const fn to_bytes(self) -> [u8; 16] {
-        self.0.to_be_bytes()
+        self.0
     }
-}
 
-impl From<Uuid> for QueueId {
-    fn from(uuid: Uuid) -> Self {
-        Self(uuid.as_u128())
+    const fn of(number: u128) -> Self {
+        Self(number.to_be_bytes())
     }
 }
 
 impl fmt::Display for QueueId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut text = [0_u8; 26];
-        let mut rest = self.0;
+        let mut rest = u128::from_be_bytes(self.0);
         for place in text.iter_mut().rev() {
             let digit = usize::try_from(rest & 31).unwrap_or(0);
             *place = ALPHABET.get(digit).copied().unwrap_or(b'0');
@@ -119,7 +116,7 @@ impl FromStr for QueueId {
             }
             value = value << 5 | u128::try_from(digit).map_err(|_| QueueIdError)?;
         }
-        Ok(Self(value))
+        Ok(Self::of(value))
     }
 }
 
@@ -139,6 +136,7 @@ impl<'de> Deserialize<'de> for QueueId {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use uuid::Uuid;
 
     #[test]
     fn minted_in_order_and_once() {

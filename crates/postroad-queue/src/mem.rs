@@ -230,7 +230,7 @@ impl MemStore {
 }
 
 /// How long a lease lasts after its record could not be written, so that it can be tried again.
-const RECORD_AGAIN: Duration = Duration::from_secs(60);
+const RECORD_AGAIN: Duration = Duration::from_secs(300);
 
 impl Default for MemStore {
     fn default() -> Self {

@@ -9,7 +9,7 @@
 //! |---|---|
 //! | magic `PRCK`, version, zeros | 4, 1, 3 |
 //! | segments, messages | 4, 8 |
-//! | each segment: number, epoch, length of the log, of the journal | 4, 8, 8, 8 |
+//! | each segment: number, epoch; length of the log, of the journal, of what counts of it | 4, 8; 8, 8, 8 |
 //! | each message: id; segment, offset, newest state record | 16; 4, 4, 4 |
 //! | … bits (1 body in a file, 2 held); size; jobs, finished recipients | 1; 8; 4, 4 |
 //! | … each job: number of its lane (the next new one: its name follows, behind its length) | 4 (4, …) |
@@ -57,13 +57,14 @@ pub(crate) fn write(inner: &Inner) -> Result<(), StoreError> {
     out.put(&HEAD)?;
     out.int(count(segments.len()))?;
     out.long(table.len() as u64)?;
-    for number in segments.keys() {
+    for (number, segment) in segments.iter() {
         let log = io.length(&inner.log_path(*number))?;
         let journal = io.length(&inner.journal_path(*number))?;
         out.int(*number)?;
-        out.long(segments.get(number).map_or(0, |s| s.epoch))?;
+        out.long(segment.epoch)?;
         out.long(log.unwrap_or(0))?;
         out.long(journal.unwrap_or(0))?;
+        out.long(segment.state_end)?;
     }
     let mut lanes = HashMap::new();
     for (id, entry) in table.after(None) {
@@ -126,11 +127,17 @@ pub(crate) fn take(io: &Io, options: &Options) -> Result<Option<Restored>, Store
     if io.length(&path)?.is_none() {
         return Ok(None);
     }
-    let bytes = io.read_all(&path)?;
+    let bytes = io.read_all(&path);
     // Before anything changes: what it says is true only until then.
     io.remove(&path)?;
     io.sync_dir(&options.path)?;
-    let restored = read(io, options, &bytes)?;
+    let restored = match &bytes {
+        Ok(bytes) => read(io, options, bytes)?,
+        Err(error) => {
+            tracing::warn!(%error, "a checkpoint that cannot be read");
+            None
+        }
+    };
     if restored.is_none() {
         tracing::warn!(path = %path.display(), "the checkpoint of the last stop does not fit the queue: reading the log");
     }
@@ -202,7 +209,7 @@ fn head(reader: &mut Reader<'_>) -> Option<(BTreeMap<u32, Segment>, Lengths, u64
         let (number, epoch) = (reader.int()?, reader.long()?);
         let (log, journal) = (reader.long()?, reader.long()?);
         let mut segment = Segment::new(epoch, true);
-        segment.state_end = journal;
+        segment.state_end = reader.long()?;
         segments.insert(number, segment);
         lengths.push((number, log, journal));
     }

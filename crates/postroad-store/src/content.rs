@@ -1,7 +1,7 @@
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use postroad_queue::{BoxFuture, Content, StoreError, piece};
+use postroad_queue::{BoxFuture, Content, QueueId, StoreError, piece};
 
 use crate::io::Disk;
 
@@ -11,11 +11,51 @@ const PIECE_MAX: usize = 1 << 20;
 /// A message on disk; it can be read on after it has left the queue.
 #[derive(Debug)]
 pub(crate) struct DiskContent {
+    pub(crate) id: QueueId,
     pub(crate) log: Arc<Disk>,
     pub(crate) at: u64,
     pub(crate) head: u64,
     pub(crate) body: u64,
-    pub(crate) big: Option<Arc<Disk>>,
+    pub(crate) big: Option<BigBody>,
+    /// Found to be other than what was written: not to be read.
+    pub(crate) damaged: bool,
+}
+
+/// A body in a file of its own. Too long to be checked before it is read, it is checked while it
+/// is read from its start to its end: its last piece is not given where it is damaged.
+#[derive(Debug)]
+pub(crate) struct BigBody {
+    disk: Arc<Disk>,
+    length: u64,
+    crc: Option<u32>,
+    /// Where a reader is that began at the start, and the CRC up to there.
+    read: Mutex<(u64, u32)>,
+}
+
+impl BigBody {
+    pub(crate) const fn new(disk: Arc<Disk>, length: u64, crc: Option<u32>) -> Self {
+        Self {
+            disk,
+            length,
+            crc,
+            read: Mutex::new((0, 0)),
+        }
+    }
+
+    fn is_good(&self, from: u64, piece: &[u8]) -> bool {
+        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        if from == 0 {
+            *read = (0, 0);
+        }
+        if read.0 != from {
+            return true;
+        }
+        *read = (
+            from + piece.len() as u64,
+            crc32c::crc32c_append(read.1, piece),
+        );
+        read.0 != self.length || self.crc.is_none_or(|crc| crc == read.1)
+    }
 }
 
 impl Content for DiskContent {
@@ -24,8 +64,15 @@ impl Content for DiskContent {
     }
 
     fn read(&self, offset: u64, max: usize) -> BoxFuture<'_, Result<Bytes, StoreError>> {
+        let damaged = || StoreError::Damaged {
+            place: format!("message {}", self.id),
+            detail: "its content is not what was written".into(),
+        };
+        if self.damaged {
+            return Box::pin(std::future::ready(Err(damaged())));
+        }
         let (disk, from, left) = match (&self.big, offset.checked_sub(self.head)) {
-            (Some(big), Some(from)) => (big, from, self.body.saturating_sub(from)),
+            (Some(big), Some(from)) => (&big.disk, from, self.body.saturating_sub(from)),
             (Some(_), None) => (&self.log, self.at + offset, self.head - offset),
             (None, _) => (
                 &self.log,
@@ -40,7 +87,11 @@ impl Content for DiskContent {
             if length == 0 {
                 return Ok(Bytes::new());
             }
-            blocking(move || disk.read_at(length, from).map(Bytes::from)).await
+            let piece = blocking(move || disk.read_at(length, from).map(Bytes::from)).await?;
+            match &self.big {
+                Some(big) if offset >= self.head && !big.is_good(from, &piece) => Err(damaged()),
+                _ => Ok(piece),
+            }
         })
     }
 }

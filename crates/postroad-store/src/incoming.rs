@@ -21,6 +21,8 @@ pub(crate) struct LocalIncoming {
     body: BytesMut,
     big: Option<Big>,
     committed: bool,
+    /// A write has not come to its end: what is there is not the message.
+    broken: bool,
 }
 
 struct Big {
@@ -38,6 +40,7 @@ impl LocalIncoming {
             body: BytesMut::new(),
             big: None,
             committed: false,
+            broken: false,
         }
     }
 
@@ -56,10 +59,13 @@ impl LocalIncoming {
                 })
             }
         };
+        self.broken = true;
         let (disk, at) = (Arc::clone(&big.disk), big.length);
         big.length += chunk.len() as u64;
         big.crc = crc32c::crc32c_append(big.crc, &chunk);
-        blocking(move || disk.write_at(&chunk, at)).await
+        blocking(move || disk.write_at(&chunk, at)).await?;
+        self.broken = false;
+        Ok(())
     }
 
     async fn finish(
@@ -68,6 +74,12 @@ impl LocalIncoming {
         draft: Draft,
     ) -> Result<QueueId, StoreError> {
         self.inner.refuse_if_closed()?;
+        if self.broken {
+            return Err(StoreError::Damaged {
+                place: format!("message {}", self.id),
+                detail: "an earlier piece of it was not written".into(),
+            });
+        }
         if self.big.is_some() && !self.body.is_empty() {
             self.spill().await?;
         }
@@ -95,10 +107,11 @@ impl LocalIncoming {
             now,
             reply,
         };
+        let place = sender.reserve_owned().await;
+        let place = place.map_err(|_| StoreError::Closed)?;
         // From here on the record may be written, whatever becomes of this future.
         self.committed = true;
-        sender.send(commit).await.map_err(|_| StoreError::Closed)?;
-        drop(sender);
+        drop(place.send(commit)); // the last sender's end is the writer's
         replied.await.map_err(|_| StoreError::Closed)??;
         Ok(self.id)
     }
@@ -165,6 +178,7 @@ pub(crate) fn prepare(
         body: big.map_or(0, |(length, _)| length),
         arrived: now,
         due: now,
+        meta_crc: 0,
         payload_crc: 0,
     };
     let ready = big.is_none().then(|| {

@@ -3,8 +3,8 @@
 //! It is never the truth and never waited for. One thread keeps it, behind everything else, for
 //! messages that are still there after their first attempt; after a stop that was not clean it is
 //! deleted and made anew from what the log says. Whatever is done to its files, the queue is the
-//! same. It is for tools that look a message up beside a running service, and for what later
-//! versions keep out of memory.
+//! same. Nothing reads it while the table has all messages in memory: it is kept for queues that
+//! outgrow that, and for looking at a queue whose process has ended.
 
 use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -12,6 +12,7 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use postroad_queue::QueueId;
+use postroad_queue::jobs::Entry;
 
 use crate::inner::{Inner, Place};
 
@@ -75,6 +76,11 @@ impl Index {
         }
     }
 
+    /// It is not to be used by the next start.
+    pub(crate) fn remove(inner: &Inner) {
+        let _ = std::fs::remove_dir_all(inner.options.path.join("index"));
+    }
+
     /// The one that a clean stop left; a new one, where it cannot be used.
     pub(crate) fn kept(inner: &Inner) -> Option<Self> {
         let path = inner.options.path.join("index");
@@ -104,70 +110,69 @@ impl Index {
     /// Brings the entries of changed messages up to date. Whether that may be done again: sled
     /// panics on some damage, and its caller has more to do.
     pub(crate) fn update(&self, inner: &Inner) -> bool {
-        let updated = catch_unwind(AssertUnwindSafe(|| self.catch_up(inner)));
-        if updated.is_err() {
-            tracing::error!("the index has failed; going on without one");
+        match catch_unwind(AssertUnwindSafe(|| self.catch_up(inner))) {
+            Ok(Ok(())) => true,
+            Ok(Err(error)) => {
+                tracing::error!(%error, "the index cannot be written; going on without one");
+                false
+            }
+            Err(_) => {
+                tracing::error!("the index has failed; going on without one");
+                false
+            }
         }
-        updated.is_ok()
     }
 
-    fn catch_up(&self, inner: &Inner) {
+    fn catch_up(&self, inner: &Inner) -> sled::Result<()> {
         let work = inner.stale.take();
         if work.all {
-            if let Err(error) = self.0.clear() {
-                tracing::warn!(%error, "the index cannot be emptied");
-            }
-            self.fill(inner);
-            return;
+            self.0.clear()?;
+            return self.fill(inner);
         }
         let ids: Vec<_> = work.ids.into_iter().collect();
         for some in ids.chunks(AT_ONCE) {
-            let places: Vec<_> = {
+            let values: Vec<_> = {
                 let table = inner.table();
                 some.iter()
-                    .map(|&id| (id, table.get(id).map(|entry| entry.place)))
+                    .map(|&id| (id, table.get(id).map(value)))
                     .collect()
             };
-            for (id, place) in places {
-                self.set(id, place);
+            for (id, value) in values {
+                match value {
+                    Some(value) => self.0.insert(id.to_bytes(), &value)?,
+                    None => self.0.remove(id.to_bytes())?,
+                };
             }
         }
+        Ok(())
     }
 
-    fn fill(&self, inner: &Inner) {
+    fn fill(&self, inner: &Inner) -> sled::Result<()> {
         let mut after = None;
         loop {
             let some: Vec<_> = inner
                 .table()
                 .after(after)
                 .take(AT_ONCE)
-                .map(|(id, entry)| (id, entry.place))
+                .map(|(id, entry)| (id, value(entry)))
                 .collect();
             let Some(&(last, _)) = some.last() else {
-                return;
+                return Ok(());
             };
             after = Some(last);
-            for (id, place) in some {
-                self.set(id, Some(place));
+            for (id, value) in some {
+                self.0.insert(id.to_bytes(), &value)?;
             }
         }
     }
 
-    fn set(&self, id: QueueId, place: Option<Place>) {
-        let done = match place {
-            Some(place) => self.0.insert(id.to_bytes(), encode(place).as_slice()),
-            None => self.0.remove(id.to_bytes()),
-        };
-        if let Err(error) = done {
-            tracing::warn!(queue_id = %id, %error, "the index cannot be written");
-        }
-    }
-
-    /// At a stop, from the one thread that writes.
-    pub(crate) fn close(&self) {
-        if let Ok(Err(error)) = catch_unwind(AssertUnwindSafe(|| self.0.flush())) {
+    /// At a stop, from the one thread that writes. Whether all of it is there.
+    pub(crate) fn close(&self) -> bool {
+        let flushed = catch_unwind(AssertUnwindSafe(|| self.0.flush()));
+        if let Ok(Err(error)) = &flushed {
             tracing::warn!(%error, "the index cannot be flushed");
         }
+        matches!(flushed, Ok(Ok(_)))
     }
 
     #[cfg(test)]
@@ -184,16 +189,18 @@ impl Index {
     }
 }
 
-/// Segment, offset, newest state record, whether the body has a file of its own; big endian.
-pub(crate) fn encode(place: Place) -> [u8; 13] {
-    let mut value = [0; 13];
+/// Segment, offset, newest state record, whether the body has a file of its own, octets of the
+/// message; big endian.
+fn value(entry: &Entry<Place>) -> [u8; 21] {
+    let (mut value, place) = ([0; 21], entry.place);
     let fields = place
         .segment
         .to_be_bytes()
         .into_iter()
         .chain(place.offset.to_be_bytes())
         .chain(place.state.to_be_bytes())
-        .chain([u8::from(place.big)]);
+        .chain([u8::from(place.big)])
+        .chain(entry.size().to_be_bytes());
     for (to, from) in value.iter_mut().zip(fields) {
         *to = from;
     }

@@ -12,7 +12,7 @@ use postroad_queue::{
     AttemptRecord, Content, Evidence, Lane, Lease, MessageInfo, Mint, QueueId, StoreError, Wakers,
 };
 
-use crate::content::DiskContent;
+use crate::content::{BigBody, DiskContent};
 use crate::index::Stale;
 use crate::io::{Disk, Io};
 use crate::options::Options;
@@ -24,6 +24,10 @@ use crate::record::{
 const CHAIN_MAX: usize = 64;
 /// Logs kept open for reading.
 const OPEN_LOGS: usize = 128;
+/// Octets of head and inline body, at most: what a segment can hold.
+const CONTENT_MAX: usize = 128 << 20;
+/// Octets counted for a recipient of a message in memory.
+const RECIPIENT_WEIGHT: usize = 256;
 /// How long a message waits in memory for its first attempt before others may have its place.
 const HANDOVER_AGE: Duration = Duration::from_secs(30);
 
@@ -36,6 +40,9 @@ pub(crate) struct Place {
     pub(crate) state: u32,
     pub(crate) big: bool,
 }
+
+// There may be millions of them in the table.
+const _: () = assert!(size_of::<(QueueId, Entry<Place>)>() <= 96);
 
 /// A message as a claim hands it out.
 #[derive(Clone, Debug)]
@@ -83,6 +90,8 @@ pub(crate) struct Inner {
     pub(crate) io: Io,
     pub(crate) wakers: Wakers,
     pub(crate) closed: AtomicBool,
+    /// Nothing is written any more.
+    pub(crate) sealed: AtomicBool,
     pub(crate) free: AtomicU64,
     table: Mutex<Jobs<Place>>,
     mint: Mutex<Mint>,
@@ -115,6 +124,7 @@ impl Inner {
             io,
             wakers: Wakers::default(),
             closed: AtomicBool::new(false),
+            sealed: AtomicBool::new(false),
             free: AtomicU64::new(free),
             table: Mutex::new(table),
             mint: Mutex::new(Mint::new(seed)),
@@ -208,19 +218,29 @@ impl Inner {
             .ok_or_else(|| self.damaged(place.segment, "a record is not where it was"))?;
         let meta_at = at + HEADER as u64;
         let meta = log.read_at(usize::try_from(header.meta).unwrap_or(0), meta_at)?;
-        let meta: Meta = serde_json::from_slice(&meta)
-            .map_err(|_| self.damaged(place.segment, "an envelope cannot be read"))?;
-        let big = if header.kind == BIG {
-            Some(Arc::new(self.io.open(&self.big_path(id))?))
+        let good = crc32c::crc32c(&meta) == header.meta_crc;
+        let meta: Meta = Some(&meta)
+            .filter(|_| good)
+            .and_then(|meta| serde_json::from_slice(meta).ok())
+            .ok_or_else(|| self.damaged(place.segment, "an envelope cannot be read"))?;
+        let content_at = meta_at + u64::from(header.meta);
+        let (big, good) = if header.kind == BIG {
+            self.big_body(&log, content_at, &header, &meta)?
         } else {
-            None
+            (None, log_is_good(&log, content_at, &header)?)
         };
+        if !good {
+            let error = self.damaged(place.segment, "a message is not what was written");
+            tracing::error!(queue_id = %id, offset = place.offset, %error, "a damaged message is not delivered");
+        }
         let content = DiskContent {
+            id,
             log,
-            at: meta_at + u64::from(header.meta),
+            at: content_at,
             head: u64::from(header.head),
             body: header.body,
             big,
+            damaged: !good,
         };
         Ok(Ready {
             info: Arc::new(MessageInfo {
@@ -233,6 +253,24 @@ impl Inner {
             lanes: meta.lanes.into(),
             content: Arc::new(content),
         })
+    }
+
+    /// The body in a file of its own, and whether that and the head are as they should be, as far
+    /// as can be told before it is read.
+    fn big_body(
+        &self,
+        log: &Disk,
+        at: u64,
+        header: &Header,
+        meta: &Meta,
+    ) -> Result<(Option<BigBody>, bool), StoreError> {
+        let path = self.big_path(header.id);
+        if self.io.length(&path)? != Some(header.body) {
+            return Ok((None, false));
+        }
+        let disk = Arc::new(self.io.open(&path)?);
+        let body = BigBody::new(disk, header.body, meta.big_crc);
+        Ok((Some(body), log_is_good(log, at, header)?))
     }
 
     /// What the last attempt for each recipient came to. Blocks.
@@ -287,6 +325,9 @@ impl Inner {
     pub(crate) fn write_state(&self, id: QueueId, state: &State) -> Result<(), StoreError> {
         self.stale.touch(id);
         let _one = lock(&self.journal);
+        if self.sealed.load(Ordering::Acquire) {
+            return Err(StoreError::Closed);
+        }
         let Some(place) = self.table().get(id).map(|entry| entry.place) else {
             return Ok(());
         };
@@ -374,16 +415,9 @@ impl Inner {
 
     /// Keeps a message for its first attempts, where there is room.
     pub(crate) fn hand_over(&self, ready: Ready, now: Timestamp) {
-        let size = usize::try_from(ready.info.size).unwrap_or(usize::MAX);
+        let size = ready.weight();
         let mut handover = lock(&self.handover);
-        while let Some(&(id, since)) = handover.order.front()
-            && (now.since(since) > HANDOVER_AGE || !handover.messages.contains_key(&id))
-        {
-            handover.order.pop_front();
-            if let Some((old, _)) = handover.messages.remove(&id) {
-                handover.release(&old);
-            }
-        }
+        handover.forget_old(now);
         if handover.bytes.saturating_add(size) > self.options.handover_bytes {
             return;
         }
@@ -416,8 +450,10 @@ impl Inner {
     }
 
     /// Once a second and at the end: state to the disk, then what is no longer needed goes.
-    /// Whether all state is on disk.
-    pub(crate) fn tick(&self) -> bool {
+    ///
+    /// # Errors
+    /// Where some state is not on disk.
+    pub(crate) fn tick(&self) -> Result<(), StoreError> {
         if let Some(free) = self.io.free(&self.options.path) {
             self.free.store(free, Ordering::Relaxed);
         }
@@ -431,7 +467,7 @@ impl Inner {
         if let Err(error) = self.sync_state() {
             tracing::error!(%error, "state not synced: after a power loss, mail may go out again");
             lock(&self.doomed).extend(doomed);
-            return false;
+            return Err(error);
         }
         for id in doomed {
             let _ = self.io.remove(&self.big_path(id)); // else swept at the next start
@@ -441,7 +477,7 @@ impl Inner {
                 tracing::warn!(%error, segment = number, "segment not removed");
             }
         }
-        true
+        Ok(())
     }
 
     /// Syncs every journal that has grown. One that fails is tried again at the next tick; the
@@ -482,9 +518,39 @@ impl Inner {
     }
 }
 
+impl Ready {
+    /// Octets that it takes in memory: its content, and about as much again for its envelope as
+    /// its addresses are long.
+    fn weight(&self) -> usize {
+        let size = usize::try_from(self.info.size).unwrap_or(usize::MAX);
+        size.saturating_add(RECIPIENT_WEIGHT * self.lanes.len().saturating_add(1))
+    }
+}
+
 impl Handover {
     fn release(&mut self, ready: &Ready) {
-        let size = usize::try_from(ready.info.size).unwrap_or(usize::MAX);
-        self.bytes = self.bytes.saturating_sub(size);
+        self.bytes = self.bytes.saturating_sub(ready.weight());
     }
+
+    /// The place of those that nobody came for is for others.
+    fn forget_old(&mut self, now: Timestamp) {
+        while let Some(&(id, since)) = self.order.front()
+            && (now.since(since) > HANDOVER_AGE || !self.messages.contains_key(&id))
+        {
+            self.order.pop_front();
+            if let Some((old, _)) = self.messages.remove(&id) {
+                self.release(&old);
+            }
+        }
+    }
+}
+
+/// Whether head and inline body are what was written.
+fn log_is_good(log: &Disk, at: u64, header: &Header) -> Result<bool, StoreError> {
+    let inline = if header.kind == BIG { 0 } else { header.body };
+    let length = u64::from(header.head).saturating_add(inline);
+    let length = usize::try_from(length).unwrap_or(usize::MAX);
+    let content = log.read_at(length.min(CONTENT_MAX), at)?;
+    let crc = crc32c::crc32c_append(header.meta_crc, &content);
+    Ok(crc == header.payload_crc)
 }

@@ -14,6 +14,9 @@ use postroad_queue::StoreError;
 pub(crate) struct Faults {
     after: AtomicU64,
     errno: AtomicI32,
+    /// What was done, in order.
+    #[cfg(test)]
+    trace: std::sync::Mutex<Vec<String>>,
 }
 
 impl Faults {
@@ -24,7 +27,22 @@ impl Faults {
         self.after.store(n, Ordering::SeqCst);
     }
 
-    fn check(&self) -> io::Result<()> {
+    /// What has been done since the last call.
+    #[cfg(test)]
+    pub(crate) fn trace(&self) -> Vec<String> {
+        std::mem::take(&mut self.trace.lock().unwrap())
+    }
+
+    #[cfg_attr(
+        not(test),
+        expect(unused_variables, reason = "tests look at what was done")
+    )]
+    fn check(&self, action: &str, path: &Path) -> io::Result<()> {
+        #[cfg(test)]
+        {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            self.trace.lock().unwrap().push(format!("{action} {name}"));
+        }
         let left = self.after.load(Ordering::Relaxed);
         if left == 0 {
             return Ok(());
@@ -52,16 +70,24 @@ pub(crate) struct Disk {
 }
 
 impl Io {
+    /// A directory, and those above it; what is new of them is durable.
     pub(crate) fn make_dir(&self, path: &Path) -> Result<(), StoreError> {
+        let new: Vec<_> = path.ancestors().take_while(|p| !p.exists()).collect();
         let mut builder = DirBuilder::new();
         let made = builder.recursive(true).mode(0o700).create(path);
-        made.map_err(|e| failed("creating", path, e))
+        made.map_err(|e| failed("creating", path, e))?;
+        for parent in new.iter().filter_map(|made| made.parent()) {
+            // A relative path of one part has an empty parent: here.
+            let here = parent.as_os_str().is_empty();
+            self.sync_dir(if here { Path::new(".") } else { parent })?;
+        }
+        Ok(())
     }
 
     /// A new file, of that length from the start where it is not zero.
     pub(crate) fn create(&self, path: &Path, length: u64) -> Result<Disk, StoreError> {
         let make = || {
-            self.0.check()?;
+            self.0.check("create", path)?;
             let file = OpenOptions::new()
                 .read(true)
                 .write(true)
@@ -90,7 +116,7 @@ impl Io {
     /// A file that may be there already.
     pub(crate) fn open_or_create(&self, path: &Path) -> Result<Disk, StoreError> {
         let open = || {
-            self.0.check()?;
+            self.0.check("open", path)?;
             let mut options = OpenOptions::new();
             options.read(true).write(true).create(true).truncate(false);
             options.mode(0o600).open(path)
@@ -104,7 +130,11 @@ impl Io {
     }
 
     pub(crate) fn remove(&self, path: &Path) -> Result<(), StoreError> {
-        match self.0.check().and_then(|()| fs::remove_file(path)) {
+        match self
+            .0
+            .check("remove", path)
+            .and_then(|()| fs::remove_file(path))
+        {
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(failed("removing", path, e)),
             _ => Ok(()),
         }
@@ -112,8 +142,23 @@ impl Io {
 
     /// Durable with the next [`Io::sync_dir`].
     pub(crate) fn rename(&self, from: &Path, to: &Path) -> Result<(), StoreError> {
-        let renamed = self.0.check().and_then(|()| fs::rename(from, to));
+        let renamed = self
+            .0
+            .check("rename", to)
+            .and_then(|()| fs::rename(from, to));
         renamed.map_err(|e| failed("renaming", from, e))
+    }
+
+    /// A second name for a file; none where that is there already.
+    pub(crate) fn link(&self, from: &Path, to: &Path) -> Result<(), StoreError> {
+        match self
+            .0
+            .check("link", to)
+            .and_then(|()| fs::hard_link(from, to))
+        {
+            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(failed("linking", to, e)),
+            _ => Ok(()),
+        }
     }
 
     /// Octets of a file; `None` where there is none.
@@ -128,7 +173,7 @@ impl Io {
     /// Makes the names in a directory durable.
     pub(crate) fn sync_dir(&self, path: &Path) -> Result<(), StoreError> {
         let sync = || {
-            self.0.check()?;
+            self.0.check("sync_dir", path)?;
             File::open(path)?.sync_all()
         };
         sync().map_err(|e| failed("syncing", path, e))
@@ -161,7 +206,7 @@ impl Io {
 impl Disk {
     pub(crate) fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), StoreError> {
         let write = || {
-            self.io.0.check()?;
+            self.io.0.check("write", &self.path)?;
             self.file.write_all_at(bytes, offset)
         };
         write().map_err(|e| failed("writing", &self.path, e))
@@ -169,7 +214,7 @@ impl Disk {
 
     pub(crate) fn sync(&self) -> Result<(), StoreError> {
         let sync = || {
-            self.io.0.check()?;
+            self.io.0.check("sync", &self.path)?;
             self.file.sync_data()
         };
         sync().map_err(|e| failed("syncing", &self.path, e))
@@ -177,7 +222,7 @@ impl Disk {
 
     pub(crate) fn truncate(&self, length: u64) -> Result<(), StoreError> {
         let cut = || {
-            self.io.0.check()?;
+            self.io.0.check("truncate", &self.path)?;
             self.file.set_len(length)
         };
         cut().map_err(|e| failed("truncating", &self.path, e))

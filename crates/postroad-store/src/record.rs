@@ -10,7 +10,7 @@
 //! | log epoch | 8 | | segment number | 4 |
 //! | segment number | 4 | | previous record of the message, or all ones | 4 |
 //! | length of meta, of head | 4, 4 | | length of payload | 4 |
-//! | zero | 4 | | CRC32C of the above and the payload | 4 |
+//! | CRC32C of meta | 4 | | CRC32C of the above and the payload | 4 |
 //! | length of body | 8 | | payload: JSON of [`State`] | |
 //! | arrived, first due (ms) | 8, 8 | | zeros to a multiple of 8 | |
 //! | CRC32C of what follows | 4 | | | |
@@ -50,6 +50,8 @@ pub(crate) struct Header {
     pub(crate) body: u64,
     pub(crate) arrived: Timestamp,
     pub(crate) due: Timestamp,
+    /// Of meta alone: whether the envelope can be trusted where the rest is damaged.
+    pub(crate) meta_crc: u32,
     pub(crate) payload_crc: u32,
 }
 
@@ -135,7 +137,7 @@ impl Header {
         out.extend_from_slice(&[VERSION, self.kind, 0, 0]);
         out.extend_from_slice(&self.id.to_bytes());
         out.extend_from_slice(&self.epoch.to_be_bytes());
-        for n in [self.segment, self.meta, self.head, 0] {
+        for n in [self.segment, self.meta, self.head, self.meta_crc] {
             out.extend_from_slice(&n.to_be_bytes());
         }
         for n in [self.body, self.arrived.as_millis(), self.due.as_millis()] {
@@ -166,7 +168,7 @@ impl Header {
         let id = QueueId::from_bytes(reader.take()?);
         let epoch = reader.long()?;
         let segment = reader.int()?;
-        let (meta, head, _zero) = (reader.int()?, reader.int()?, reader.int()?);
+        let (meta, head, meta_crc) = (reader.int()?, reader.int()?, reader.int()?);
         Some(Self {
             kind,
             id,
@@ -177,6 +179,7 @@ impl Header {
             body: reader.long()?,
             arrived: Timestamp::from_millis(reader.long()?),
             due: Timestamp::from_millis(reader.long()?),
+            meta_crc,
             payload_crc: reader.int()?,
         })
         .filter(|header| matches!(header.kind, INLINE | BIG))

@@ -1,10 +1,10 @@
 //! What a store finds when it opens: the log is read from end to end, then what happened since.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 
 use postroad_queue::jobs::Jobs;
-use postroad_queue::{Operation, QueueId, StoreError};
+use postroad_queue::{Lane, Operation, QueueId, StoreError};
 
 use crate::checkpoint::Restored;
 use crate::inner::{Place, Segment};
@@ -77,6 +77,10 @@ struct Recovery<'a> {
     table: Jobs<Place>,
     segments: BTreeMap<u32, Segment>,
     settles: Vec<Settles>,
+    /// What the journals say that a notice says too.
+    written: HashSet<(QueueId, Lane, u32)>,
+    /// Bodies in files of their own, and how long each must be.
+    bodies: Vec<(QueueId, u64)>,
     report: RecoveryReport,
 }
 
@@ -91,6 +95,8 @@ pub(crate) fn recover(io: &Io, options: &Options) -> Result<Recovered, StoreErro
         table: Jobs::default(),
         segments: BTreeMap::new(),
         settles: Vec::new(),
+        written: HashSet::new(),
+        bodies: Vec::new(),
         report: RecoveryReport::default(),
     };
     for &number in &logs {
@@ -159,11 +165,15 @@ impl Recovery<'_> {
             if let (Some(from), Some(header)) = (bad.take(), header) {
                 let detail = format!("octets {from} to {at}, before message {}", header.id);
                 self.damage(&path, &detail);
-                self.keep_bad(number, &bytes)?;
+                self.keep_bad(number)?;
             }
             if let Some(header) = header {
                 epoch = epoch.or(Some(header.epoch));
-                self.take(&header, rest, number, at, &path);
+                if !self.take(&header, rest, number, at) {
+                    let detail = format!("the envelope of message {} at {at}", header.id);
+                    self.damage(&path, &detail);
+                    self.keep_bad(number)?;
+                }
             }
             at += length;
         }
@@ -173,43 +183,62 @@ impl Recovery<'_> {
                 .rposition(|b| *b != 0)
                 .map_or(from, |last| last + 1);
             if newest {
-                self.report.torn = end.saturating_sub(from) as u64;
-                self.io.open(&path)?.truncate(from as u64)?;
+                self.keep_tail(number, &bytes, from, end)?;
             } else {
                 self.damage(&path, &format!("octets {from} to {end}"));
-                self.keep_bad(number, &bytes)?;
+                self.keep_bad(number)?;
             }
+        }
+        if newest && at.min(bad.unwrap_or(at)) < bytes.len() {
+            let end = at.min(bad.unwrap_or(at)) as u64;
+            self.io.open(&path)?.truncate(end)?;
         }
         let segment = Segment::new(epoch.unwrap_or(0), true);
         self.segments.entry(number).or_insert(segment);
         Ok(())
     }
 
-    fn keep_bad(&self, number: u32, bytes: &[u8]) -> Result<(), StoreError> {
-        let path = self.options.path.join(format!("seg-{number:08}.bad"));
-        self.io.open_or_create(&path)?.write_at(bytes, 0)
+    /// A damaged log keeps a name of its own, whatever becomes of the segment.
+    fn keep_bad(&self, number: u32) -> Result<(), StoreError> {
+        let path = self.log_path(number);
+        self.io.link(&path, &path.with_extension("bad"))
     }
 
-    fn take(&mut self, header: &Header, rest: &[u8], segment: u32, at: usize, path: &Path) {
+    /// What follows the last good record of the newest segment: mostly what was being written at
+    /// the crash and nobody was told of, but that cannot be known.
+    fn keep_tail(
+        &mut self,
+        number: u32,
+        bytes: &[u8],
+        from: usize,
+        end: usize,
+    ) -> Result<(), StoreError> {
+        let path = self.log_path(number);
+        let tail = bytes.get(from..end).unwrap_or_default();
+        self.report.torn = tail.len() as u64;
+        let header = Header::parse(tail).filter(|h| h.segment == number);
+        if let Some(header) = header.filter(|h| h.length().is_some_and(|l| l <= tail.len() + 8)) {
+            let detail = format!("message {} at {from} is not what was written", header.id);
+            self.damage(&path, &detail);
+        }
+        let kept = self.io.open_or_create(&path.with_extension("tail.bad"))?;
+        kept.truncate(0)?;
+        kept.write_at(tail, 0)?;
+        kept.sync()?;
+        tracing::warn!(log = %path.display(), from, to = end, "the end of the log cannot be read: most likely what was being written when the process ended; kept beside it as .tail.bad");
+        Ok(())
+    }
+
+    /// Whether the message can be understood.
+    fn take(&mut self, header: &Header, rest: &[u8], segment: u32, at: usize) -> bool {
         let meta = rest
             .get(HEADER..)
             .and_then(|rest| rest.get(..usize::try_from(header.meta).ok()?));
         let Some(gist) = meta.and_then(|meta| serde_json::from_slice::<Gist>(meta).ok()) else {
-            self.damage(
-                path,
-                &format!("the envelope of message {} at {at}", header.id),
-            );
-            return;
+            return false;
         };
         self.settles.extend(gist.settles);
         let big = header.kind == BIG;
-        if big {
-            let body = self.options.path.join("big").join(header.id.to_string());
-            // Without it the message has been delivered, or it is lost: its state will tell.
-            if std::fs::metadata(&body).map(|m| m.len()).ok() != Some(header.body) {
-                self.report.damage.push(missing(header.id));
-            }
-        }
         let place = Place {
             segment,
             offset: u32::try_from(at).unwrap_or(NONE),
@@ -218,6 +247,10 @@ impl Recovery<'_> {
         };
         self.table
             .insert(header.id, place, header.size(), header.due, &gist.lanes);
+        if big {
+            self.bodies.push((header.id, header.body));
+        }
+        true
     }
 
     fn read_journal(&mut self, number: u32) -> Result<(), StoreError> {
@@ -251,6 +284,10 @@ impl Recovery<'_> {
     fn apply(&mut self, id: QueueId, state: &State) {
         match state {
             State::Attempt { settlement, .. } => {
+                if self.settles.iter().any(|settles| settles.id == id) {
+                    let (lane, attempts) = (settlement.lane.clone(), settlement.attempts);
+                    self.written.insert((id, lane, attempts));
+                }
                 self.table.restore(id, settlement);
             }
             State::Hold => {
@@ -274,6 +311,11 @@ impl Recovery<'_> {
     /// notice's own segment may soon go.
     fn apply_settles(&mut self) -> Result<(), StoreError> {
         for settles in std::mem::take(&mut self.settles) {
+            let settlement = &settles.settlement;
+            let key = (settles.id, settlement.lane.clone(), settlement.attempts);
+            if self.written.contains(&key) {
+                continue; // and what was written after it counts
+            }
             let Some(place) = self.table.get(settles.id).map(|entry| entry.place) else {
                 continue;
             };
@@ -302,25 +344,24 @@ impl Recovery<'_> {
             }
             self.table.restore(settles.id, &settles.settlement);
         }
-        Ok(())
+        // Journals may be new, and are needed before a log goes.
+        self.io.sync_dir(&self.options.path)
     }
 
-    /// Bodies without a message go; messages without a body are lost.
+    /// Bodies without a message go. A message without its body stays: its sender is told in the
+    /// end that it could not be delivered.
     fn sweep_bodies(&mut self) -> Result<(), StoreError> {
         sweep_orphans(self.io, self.options, &self.table, &mut self.report)?;
-        let suspects = std::mem::take(&mut self.report.damage);
-        let (table, kept) = (&self.table, &mut self.report.damage);
-        let lost: Vec<QueueId> = table
-            .after(None)
-            .filter(|(id, e)| e.place.big && suspects.contains(&missing(*id)))
-            .map(|(id, _)| id)
-            .collect();
-        kept.extend(suspects.into_iter().filter(|line| {
-            !line.starts_with(MISSING) || lost.iter().any(|id| *line == missing(*id))
-        }));
-        for id in lost {
-            tracing::error!(queue_id = %id, "the body of a message is missing or cut short: it is lost");
-            self.table.remove(id);
+        for (id, length) in std::mem::take(&mut self.bodies) {
+            let Some(place) = self.table.get(id).map(|entry| entry.place) else {
+                continue;
+            };
+            let body = self.options.path.join("big").join(id.to_string());
+            if self.io.length(&body)? != Some(length) {
+                let detail = format!("the body of message {id} is missing or cut short");
+                self.damage(&body, &detail);
+                self.keep_bad(place.segment)?;
+            }
         }
         Ok(())
     }
@@ -350,12 +391,6 @@ impl Recovery<'_> {
         }
         Ok(())
     }
-}
-
-const MISSING: &str = "the body of message ";
-
-fn missing(id: QueueId) -> String {
-    format!("{MISSING}{id} is missing or cut short")
 }
 
 /// Octets of the record, where all of it is there and good.

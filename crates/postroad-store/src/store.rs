@@ -1,3 +1,4 @@
+use std::collections::BTreeSet;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc as std_mpsc;
@@ -23,7 +24,7 @@ use crate::io::{Io, failed};
 use crate::options::{Durability, Options, RecoveryReport};
 use crate::record::{Settles, State};
 use crate::recover::{Recovered, recover};
-use crate::writer::{Commit, Writer};
+use crate::writer::{Commit, RECORD_AGAIN, Writer};
 
 /// Commits that may wait for the writer; beyond that, whoever commits waits.
 const COMMITS_MAX: usize = 1024;
@@ -45,7 +46,7 @@ pub(crate) struct Handle {
 #[derive(Debug)]
 struct Running {
     commits: mpsc::Sender<Commit>,
-    stop: std_mpsc::Sender<()>,
+    stop: [std_mpsc::Sender<()>; 2],
     threads: Vec<JoinHandle<()>>,
     _lock: Flock<std::fs::File>,
 }
@@ -79,22 +80,27 @@ impl LocalStore {
         let inner = Arc::new(Inner::new(options, io, seed, found.table, found.segments));
         let (commits, receiver) = mpsc::channel(COMMITS_MAX);
         let (stop, stopped) = std_mpsc::channel();
+        let (index_stop, index_stopped) = std_mpsc::channel();
         let writer = Writer::new(Arc::clone(&inner), found.next, epoch);
         let keeper = Arc::clone(&inner);
         // An old one may take a while to open; a new one is filled behind everything else.
         let clean = found.report.clean;
         let new = if clean { None } else { Index::anew(&inner) };
         let keep = move || {
-            let index = if clean { Index::kept(&keeper) } else { new };
-            let mut index = index.filter(|index| index.update(&keeper));
-            while stopped.recv_timeout(Duration::from_secs(1))
-                == Err(std_mpsc::RecvTimeoutError::Timeout)
-            {
-                keeper.tick();
-                index = index.filter(|index| index.update(&keeper));
+            while wait(&stopped) {
+                let _ = keeper.tick(); // it has said so
             }
-            if let Some(index) = index.filter(|index| index.update(&keeper)) {
-                index.close();
+        };
+        let indexed = Arc::clone(&inner);
+        let index = move || {
+            let index = if clean { Index::kept(&indexed) } else { new };
+            let mut index = index.filter(|index| index.update(&indexed));
+            while wait(&index_stopped) {
+                index = index.filter(|index| index.update(&indexed));
+            }
+            let index = index.filter(|index| index.update(&indexed));
+            if !index.is_some_and(|index| index.close()) {
+                Index::remove(&indexed);
             }
         };
         let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
@@ -106,10 +112,11 @@ impl LocalStore {
         let threads = vec![
             spawn("queue-writer", Box::new(move || writer.run(receiver)))?,
             spawn("queue-keeper", Box::new(keep))?,
+            spawn("queue-index", Box::new(index))?,
         ];
         let running = Running {
             commits,
-            stop,
+            stop: [stop, index_stop],
             threads,
             _lock: lock,
         };
@@ -134,7 +141,10 @@ impl Handle {
     }
 
     /// Ends the threads once what was asked of them is done. Blocks.
-    fn stop(&self) {
+    ///
+    /// # Errors
+    /// Where some state is not on disk.
+    fn stop(&self) -> Result<(), StoreError> {
         self.inner.closed.store(true, Ordering::Release);
         let running = self
             .running
@@ -142,7 +152,7 @@ impl Handle {
             .unwrap_or_else(PoisonError::into_inner)
             .take();
         let Some(running) = running else {
-            return;
+            return Ok(());
         };
         drop((running.commits, running.stop));
         let mut ended_well = true;
@@ -151,8 +161,9 @@ impl Handle {
         }
         let _still = self.inner.no_change();
         let synced = self.inner.tick();
+        self.inner.sealed.store(true, Ordering::Release);
         // A checkpoint on the disk must not speak of a log that is not.
-        if ended_well && synced && self.inner.options.durability == Durability::Sync {
+        if ended_well && synced.is_ok() && self.inner.options.durability == Durability::Sync {
             match checkpoint::write(&self.inner) {
                 Ok(()) => tracing::debug!("checkpoint written"),
                 Err(error) => {
@@ -160,13 +171,19 @@ impl Handle {
                 }
             }
         }
+        synced
     }
 }
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        self.stop();
+        let _ = self.stop(); // it has said so
     }
+}
+
+/// Whether it is time for another round; or the end.
+fn wait(stopped: &std_mpsc::Receiver<()>) -> bool {
+    stopped.recv_timeout(Duration::from_secs(1)) == Err(std_mpsc::RecvTimeoutError::Timeout)
 }
 
 fn take_lock(io: &Io, options: &Options) -> Result<Flock<std::fs::File>, StoreError> {
@@ -281,9 +298,21 @@ impl LocalStore {
     ) -> Result<(), StoreError> {
         let inner = self.inner();
         inner.refuse_if_closed()?;
-        let settlement = inner.table().settlement(now, lease, &record)?;
         let notices = std::mem::take(&mut record.notices);
-        if notices.is_empty() {
+        // The place in the line first: from the settlement on, nothing here waits.
+        let sender = if notices.is_empty() {
+            None
+        } else {
+            let sender = self.0.commits()?;
+            Some(
+                sender
+                    .reserve_owned()
+                    .await
+                    .map_err(|_| StoreError::Closed)?,
+            )
+        };
+        let settlement = inner.table().settlement(now, lease, &record)?;
+        let Some(sender) = sender else {
             let (inner, lease) = (Arc::clone(inner), lease.clone());
             return blocking(move || {
                 inner.settle(&lease, &settlement, &record);
@@ -291,17 +320,15 @@ impl LocalStore {
                 Ok(())
             })
             .await;
-        }
+        };
         let settles = Settles {
             id: lease.id,
             settlement: settlement.clone(),
         };
-        let prepared = prepare_notices(inner, now, notices, &settles)
-            .and_then(|messages| Ok((messages, self.0.commits()?)));
-        let (messages, sender) = match prepared {
-            Ok(prepared) => prepared,
+        let messages = match prepare_notices(inner, now, notices, &settles) {
+            Ok(messages) => messages,
             Err(error) => {
-                inner.table().unpin(lease, now + Duration::from_secs(60));
+                inner.table().unpin(lease, now + RECORD_AGAIN);
                 return Err(error);
             }
         };
@@ -312,8 +339,7 @@ impl LocalStore {
             now,
             reply,
         };
-        sender.send(commit).await.map_err(|_| StoreError::Closed)?;
-        drop(sender);
+        drop(sender.send(commit)); // the last sender's end is the writer's
         replied.await.map_err(|_| StoreError::Closed)?
     }
 
@@ -326,12 +352,20 @@ impl LocalStore {
     ) -> Result<Vec<Listed>, StoreError> {
         const AT_ONCE: usize = 256;
         let mut page = Vec::new();
+        let ids: BTreeSet<QueueId> = filter.ids.iter().copied().collect();
         while page.len() < max {
             let some: Vec<_> = {
                 let table = inner.table();
-                let wanted = |id: &QueueId| filter.ids.is_empty() || filter.ids.contains(id);
-                let some = table.after(after).filter(|(id, _)| wanted(id));
-                some.take(AT_ONCE).map(|(id, e)| (id, e.place)).collect()
+                if filter.ids.is_empty() {
+                    let some = table.after(after).take(AT_ONCE);
+                    some.map(|(id, e)| (id, e.place)).collect()
+                } else {
+                    let behind = ids
+                        .iter()
+                        .filter(|id| after.is_none_or(|after| **id > after));
+                    let some = behind.filter_map(|id| Some((*id, table.get(*id)?.place)));
+                    some.take(AT_ONCE).collect()
+                }
             };
             let Some(&(last, _)) = some.last() else {
                 break;
@@ -365,35 +399,56 @@ impl LocalStore {
         operation: Operation,
         filter: &Filter,
     ) -> Result<u64, StoreError> {
-        let ids: Vec<QueueId> = if filter.is_all() {
-            inner.table().after(None).map(|(id, _)| id).collect()
-        } else {
-            let page = Self::page_now(inner, filter, None, usize::MAX)?;
-            page.into_iter().map(|listed| listed.id).collect()
-        };
-        let mut done = 0;
-        for id in ids {
-            if inner.table().get(id).is_none() {
-                continue;
-            }
-            let state = match operation {
-                Operation::Hold => State::Hold,
-                Operation::Release => State::Release,
-                Operation::Retry => State::Retry(now),
-                Operation::Remove => State::Removed,
-            };
-            let _whole = inner.change();
-            // Unlike an attempt's, an operator's word is worth nothing unless written down.
-            inner.write_state(id, &state)?;
-            if operation == Operation::Remove {
-                let entry = inner.table().remove(id);
-                done += u64::from(entry.is_some());
-                inner.finished(id, entry);
+        const AT_ONCE: usize = 256;
+        let (mut done, mut after) = (0, None);
+        loop {
+            let ids: Vec<QueueId> = if filter.is_all() {
+                let table = inner.table();
+                let some = table.after(after).take(AT_ONCE);
+                some.map(|(id, _)| id).collect()
             } else {
-                done += u64::from(inner.table().operate(now, operation, id));
+                let page = Self::page_now(inner, filter, after, AT_ONCE)?;
+                page.into_iter().map(|listed| listed.id).collect()
+            };
+            let Some(&last) = ids.last() else {
+                break;
+            };
+            after = Some(last);
+            for id in ids {
+                done += u64::from(Self::operate_one(inner, now, operation, id)?);
             }
         }
         inner.wakers.wake();
+        Ok(done)
+    }
+
+    fn operate_one(
+        inner: &Inner,
+        now: Timestamp,
+        operation: Operation,
+        id: QueueId,
+    ) -> Result<bool, StoreError> {
+        let state = match operation {
+            Operation::Hold => State::Hold,
+            Operation::Release => State::Release,
+            Operation::Retry => State::Retry(now),
+            Operation::Remove => State::Removed,
+        };
+        let _whole = inner.change();
+        if inner.table().get(id).is_none() {
+            return Ok(false);
+        }
+        // Unlike an attempt's, an operator's word is worth nothing unless written down.
+        inner.write_state(id, &state)?;
+        let done = if operation == Operation::Remove {
+            let entry = inner.table().remove(id);
+            let there = entry.is_some();
+            inner.finished(id, entry);
+            there
+        } else {
+            inner.table().operate(now, operation, id)
+        };
+        tracing::info!(queue_id = %id, ?operation, "an operator's order");
         Ok(done)
     }
 }
@@ -532,9 +587,6 @@ impl Store for LocalStore {
 
     fn close(&self) -> BoxFuture<'_, Result<(), StoreError>> {
         let handle = Arc::clone(&self.0);
-        Box::pin(blocking(move || {
-            handle.stop();
-            Ok(())
-        }))
+        Box::pin(blocking(move || handle.stop()))
     }
 }

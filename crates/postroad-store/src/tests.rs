@@ -1,10 +1,13 @@
 use std::path::Path;
 
 use nix::errno::Errno;
-use postroad_queue::contract::{self, START, accept, at, claim, defer, deliver, draft, read};
-use postroad_queue::{Filter, Store, StoreError};
+use postroad_queue::contract::{
+    self, START, accept, at, claim, defer, deliver, draft, evidence, read, said,
+};
+use postroad_queue::{Filter, Notice, Operation, Outcome, Store, StoreError};
 
 use crate::io::Io;
+use crate::record::HEADER;
 use crate::{LocalStore, Options};
 
 fn options(path: &Path) -> Options {
@@ -147,29 +150,41 @@ async fn torn_anywhere_the_rest_is_there() {
         let torn = tempfile::tempdir().unwrap();
         std::fs::write(torn.path().join("FORMAT"), "1\n").unwrap();
         std::fs::write(torn.path().join("seg-00000001.log"), &whole[..cut]).unwrap();
-        let store = open(torn.path());
+        let (store, report) = LocalStore::open(options(torn.path())).unwrap();
         let listed = store.page(&Filter::default(), None, 9).await.unwrap();
         let ids: Vec<_> = listed.iter().map(|m| m.id).collect();
         if cut < used(&whole) - 8 {
             assert_eq!(ids, [first], "cut at {cut}");
+            assert_eq!(report.damage, Vec::<String>::new(), "cut at {cut}");
+            let tail = torn.path().join("seg-00000001.tail.bad");
+            let kept = std::fs::read(tail).unwrap_or_default();
+            assert_eq!(kept.len() as u64, report.torn, "cut at {cut}");
+            let log = std::fs::metadata(torn.path().join("seg-00000001.log")).unwrap();
+            assert_eq!(log.len(), before.next_multiple_of(8) as u64);
         } else {
+            // So near the end it may as well have been damaged later.
             assert!(ids == [first] || ids == [first, second], "cut at {cut}");
         }
     }
 }
 
-/// A damaged octet anywhere in the first record costs that record and is reported.
+/// A damaged octet anywhere in a record costs that record, is reported, and what was there is
+/// kept; be it the first record or the last.
 #[tokio::test]
 async fn a_flipped_bit_costs_one_record() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
-    accept(&store, START, &["bob@b.example"], b"one").await;
+    let first = accept(&store, START, &["bob@b.example"], b"one").await;
     let path = dir.path().join("seg-00000001.log");
     let first_end = used(&std::fs::read(&path).unwrap());
     let second = accept(&store, START, &["bob@b.example"], b"two").await;
     drop(store);
     let whole = std::fs::read(&path).unwrap();
-    for place in 32..first_end {
+    let second_start = first_end.next_multiple_of(8);
+    let heads = (32..32 + HEADER).chain(second_start..second_start + HEADER);
+    let payloads = (32 + HEADER..first_end).chain(second_start + HEADER..used(&whole));
+    for place in heads.chain(payloads.step_by(7)) {
+        let is_first = place < first_end;
         let bad = tempfile::tempdir().unwrap();
         let mut bytes = whole.clone();
         bytes[place] ^= 1 << (place % 8);
@@ -178,9 +193,200 @@ async fn a_flipped_bit_costs_one_record() {
         let (store, report) = LocalStore::open(options(bad.path())).unwrap();
         let listed = store.page(&Filter::default(), None, 9).await.unwrap();
         let ids: Vec<_> = listed.iter().map(|m| m.id).collect();
-        assert_eq!(ids, [second], "flipped at {place}");
-        assert_eq!(report.damage.len(), 1, "flipped at {place}");
+        assert_eq!(
+            ids,
+            [if is_first { second } else { first }],
+            "flipped at {place}"
+        );
+        // The head of the last record is all that tells it from a write cut short.
+        let told = is_first || place >= second_start + HEADER;
+        assert_eq!(report.damage.len(), usize::from(told), "flipped at {place}");
+        let kept = std::fs::read(bad.path().join("seg-00000001.bad"));
+        let tail = std::fs::read(bad.path().join("seg-00000001.tail.bad"));
+        if is_first {
+            assert_eq!(kept.unwrap(), bytes, "flipped at {place}");
+        } else {
+            let end = used(&bytes);
+            assert_eq!(
+                tail.unwrap(),
+                bytes[second_start..end],
+                "flipped at {place}"
+            );
+        }
     }
+}
+
+/// Damage that comes after a clean stop, when the log is not read: what is damaged is not
+/// delivered, and not called good.
+#[tokio::test]
+async fn what_is_damaged_is_not_delivered() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let small = accept(&store, START, &["bob@b.example"], b"a small body").await;
+    let big = accept(&store, START, &["bob@b.example"], &[b'x'; 600_000]).await;
+    let gone = accept(&store, START, &["bob@b.example"], &[b'y'; 600_000]).await;
+    let good = accept(&store, START, &["bob@b.example"], &[b'z'; 600_000]).await;
+    store.close().await.unwrap();
+    drop(store);
+    let log = dir.path().join("seg-00000001.log");
+    let mut bytes = std::fs::read(&log).unwrap();
+    let at = bytes.windows(5).position(|w| w == b"small").unwrap();
+    bytes[at] ^= 1;
+    std::fs::write(&log, bytes).unwrap();
+    let body = |id: postroad_queue::QueueId| dir.path().join("big").join(id.to_string());
+    let mut bytes = std::fs::read(body(big)).unwrap();
+    bytes[400_000] ^= 1;
+    std::fs::write(body(big), bytes).unwrap();
+    std::fs::remove_file(body(gone)).unwrap();
+
+    let (store, report) = LocalStore::open(options(dir.path())).unwrap();
+    assert!(report.clean);
+    let claims = claim(&store, START).await;
+    assert_eq!(claims.len(), 4);
+    for claimed in claims {
+        let (mut offset, mut failed) = (0, false);
+        while offset < claimed.content.len() && !failed {
+            match claimed.content.read(offset, 100_000).await {
+                Ok(piece) => offset += piece.len() as u64,
+                Err(StoreError::Damaged { .. }) => failed = true,
+                Err(other) => panic!("{other}"),
+            }
+        }
+        let id = claimed.lease.id;
+        assert_eq!(failed, [small, big, gone].contains(&id), "{id} of {good}");
+    }
+}
+
+/// In what order things get to the disk: whoever has an acknowledgement has all of this before it.
+#[tokio::test]
+async fn the_disk_comes_before_the_acknowledgement() {
+    let dir = tempfile::tempdir().unwrap();
+    let queue = dir.path().join("queue");
+    let io = Io::default();
+    let done = io.0.clone();
+    let (store, _) = LocalStore::open_with(options(&queue), io).unwrap();
+    done.trace();
+    accept(&store, START, &["bob@b.example"], b"first").await;
+    let log = "seg-00000001.log";
+    let steps = |steps: &[&str], name: &str| -> Vec<String> {
+        let named = |step: &&str| step.replace('#', name);
+        steps.iter().map(named).collect()
+    };
+    let new = [
+        "create #",
+        "write #",
+        "sync #",
+        "sync_dir queue",
+        "write #",
+        "sync #",
+    ];
+    assert_eq!(done.trace(), steps(&new, log));
+    accept(&store, START, &["bob@b.example"], b"second").await;
+    assert_eq!(done.trace(), steps(&["write #", "sync #"], log));
+
+    let mut incoming = store.begin(START).unwrap();
+    incoming.write(vec![b'x'; 300_000].into()).await.unwrap();
+    incoming.write(vec![b'x'; 300_000].into()).await.unwrap();
+    let id = incoming.id().to_string();
+    let draft = draft(&["bob@b.example"]);
+    incoming.commit(START, draft).await.unwrap();
+    let mut big = steps(
+        &["create #", "write #", "write #", "sync #", "sync_dir big"],
+        &id,
+    );
+    big.extend(steps(&["write #", "sync #"], log));
+    assert_eq!(done.trace(), big);
+}
+
+/// A journal that was torn within a record: what is written behind it is found again.
+#[tokio::test]
+async fn a_journal_of_odd_length_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let kept = accept(&store, START, &["bob@b.example"], b"kept").await;
+    let gone = accept(&store, START, &["carol@c.example"], b"gone").await;
+    for claimed in claim(&store, START).await {
+        defer(&store, START, &claimed, at(7)).await;
+    }
+    drop(store);
+    std::fs::remove_file(dir.path().join("CLEAN")).unwrap();
+    let journal = dir.path().join("seg-00000001.st");
+    let bytes = std::fs::read(&journal).unwrap();
+    std::fs::write(&journal, &bytes[..bytes.len() - 13]).unwrap();
+    drop(open(dir.path())); // reads the log, and leaves a checkpoint
+    let store = open(dir.path());
+    let only = Filter {
+        ids: vec![gone],
+        ..Filter::default()
+    };
+    assert_eq!(
+        store
+            .operate(at(8), Operation::Remove, &only)
+            .await
+            .unwrap(),
+        1
+    );
+    drop(store);
+    std::fs::remove_file(dir.path().join("CLEAN")).unwrap();
+    let listed = open(dir.path())
+        .page(&Filter::default(), None, 9)
+        .await
+        .unwrap();
+    assert_eq!(listed.iter().map(|m| m.id).collect::<Vec<_>>(), [kept]);
+}
+
+/// What a notice settles holds after a crash though the journal is lost; what an operator said
+/// later holds too.
+#[tokio::test]
+async fn a_notice_settles_what_it_is_about() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let id = accept(&store, START, &["bob@b.example"], b"x").await;
+    let claimed = claim(&store, START).await.remove(0);
+    let mut record = said(&claimed, Some(at(4000)), || {
+        Outcome::Deferred(evidence(START))
+    });
+    record.warned = true;
+    record.notices.push(Notice {
+        draft: draft(&["alice@sender.example"]),
+        body: "late".into(),
+    });
+    store.record(START, &claimed.lease, record).await.unwrap();
+    let due = async |store: &LocalStore| {
+        let listed = store.page(&Filter::default(), None, 9).await.unwrap();
+        assert_eq!(listed.len(), 2, "the message and its notice");
+        let message = listed.iter().find(|m| m.id == id).unwrap();
+        message.recipients[0].due
+    };
+    let kill = |without: &[&str]| {
+        let killed = tempfile::tempdir().unwrap();
+        for entry in std::fs::read_dir(dir.path()).unwrap() {
+            let entry = entry.unwrap();
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if entry.file_type().unwrap().is_file() && !without.contains(&&*name) {
+                std::fs::copy(entry.path(), killed.path().join(name)).unwrap();
+            }
+        }
+        killed
+    };
+    let killed = kill(&["seg-00000001.st"]);
+    assert_eq!(due(&open(killed.path())).await, Some(at(4000)));
+
+    let all = Filter::default();
+    store.operate(at(5), Operation::Retry, &all).await.unwrap();
+    let killed = kill(&[]);
+    let length = || {
+        std::fs::metadata(killed.path().join("seg-00000001.st"))
+            .unwrap()
+            .len()
+    };
+    let before = length();
+    assert_eq!(due(&open(killed.path())).await, Some(at(5)));
+    assert_eq!(
+        length(),
+        before,
+        "what the journal has is not written again"
+    );
 }
 
 fn used(bytes: &[u8]) -> usize {

@@ -18,7 +18,7 @@ use crate::record::{BIG, HEADER, Header, INLINE, NONE, SEGMENT_HEADER, padded, s
 /// Octets written with one sync, at most (one commit may be longer).
 const BATCH_MAX: usize = 4 << 20;
 /// How long a lease lasts after its record could not be written, so that it can be tried again.
-const RECORD_AGAIN: Duration = Duration::from_secs(60);
+pub(crate) const RECORD_AGAIN: Duration = Duration::from_secs(300);
 
 /// One message, ready to be written but for what only the writer knows.
 #[derive(Debug)]
@@ -272,8 +272,8 @@ impl Prepared {
 
     /// What the header says of the parts.
     pub(crate) fn finish(mut self) -> Self {
-        let crc = crc32c::crc32c(&self.meta);
-        let crc = crc32c::crc32c_append(crc, &self.head);
+        self.header.meta_crc = crc32c::crc32c(&self.meta);
+        let crc = crc32c::crc32c_append(self.header.meta_crc, &self.head);
         self.header.payload_crc = crc32c::crc32c_append(crc, &self.body);
         self.header.meta = u32::try_from(self.meta.len()).unwrap_or(u32::MAX);
         self.header.head = u32::try_from(self.head.len()).unwrap_or(u32::MAX);
