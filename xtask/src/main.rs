@@ -1,6 +1,7 @@
 //! The project's own tool. `cargo xtask help` lists what it does.
 
 mod deps;
+mod purity;
 mod tidy;
 
 use std::path::{Path, PathBuf};
@@ -19,7 +20,7 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Task {
-    /// Everything that CI checks, in order: fmt, clippy, deps, tidy, doc, test
+    /// Everything that CI checks, in order: fmt, clippy, deps, tidy, pure, doc, test
     Ci {
         /// Leave these steps out
         #[arg(long, value_delimiter = ',')]
@@ -29,6 +30,8 @@ enum Task {
     Deps,
     /// Check the rules that no compiler knows: file sizes, banned calls, links, names
     Tidy,
+    /// Build the pure crates without default features, and for WebAssembly where that target is installed
+    Pure,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -36,11 +39,12 @@ fn main() -> anyhow::Result<()> {
         Task::Ci { skip } => ci(&skip),
         Task::Deps => deps::check(&root()?),
         Task::Tidy => tidy::check(&root()?),
+        Task::Pure => pure(&root()?),
     }
 }
 
 fn ci(skip: &[String]) -> anyhow::Result<()> {
-    const STEPS: [&str; 6] = ["fmt", "clippy", "deps", "tidy", "doc", "test"];
+    const STEPS: [&str; 7] = ["fmt", "clippy", "deps", "tidy", "pure", "doc", "test"];
     if let Some(unknown) = skip.iter().find(|s| !STEPS.contains(&s.as_str())) {
         bail!(
             "no step is called `{unknown}`; the steps are {}",
@@ -72,6 +76,7 @@ fn ci(skip: &[String]) -> anyhow::Result<()> {
             }
             "deps" => deps::check(&root)?,
             "tidy" => tidy::check(&root)?,
+            "pure" => pure(&root)?,
             "doc" => {
                 cargo(
                     &root,
@@ -83,6 +88,36 @@ fn ci(skip: &[String]) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+fn pure(root: &Path) -> anyhow::Result<()> {
+    const WASM: &str = "wasm32-unknown-unknown";
+    let mut arguments = vec!["check", "--locked", "--no-default-features"];
+    for package in purity::PURE {
+        arguments.extend(["--package", package]);
+    }
+    cargo(root, &arguments, &[])?;
+    if !has_target(root, WASM)? {
+        eprintln!("not for {WASM}: that target is not installed");
+        return Ok(());
+    }
+    arguments.extend(["--target", WASM]);
+    cargo(root, &arguments, &[])
+}
+
+/// Whether the toolchain in use can build for a target.
+fn has_target(root: &Path, target: &str) -> anyhow::Result<bool> {
+    let output = Command::new("rustc")
+        .args(["--print", "sysroot"])
+        .current_dir(root)
+        .output()
+        .context("asking rustc where it is")?;
+    let sysroot = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    if !output.status.success() || sysroot.is_empty() {
+        bail!("rustc does not say where it is");
+    }
+    let libraries = Path::new(&sysroot).join("lib/rustlib").join(target);
+    Ok(libraries.exists())
 }
 
 fn cargo(root: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> anyhow::Result<()> {
