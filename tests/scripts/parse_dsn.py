@@ -6,7 +6,18 @@ import sys
 
 message = email.message_from_binary_file(sys.stdin.buffer, policy=email.policy.default)
 parts = list(message.iter_parts())
-status = [dict((k.lower(), str(v)) for k, v in block.items()) for block in parts[1].get_payload()]
+
+
+def blocks(part):
+    """Of a message/delivery-status; of its sister in UTF-8 (RFC 6533), which Python does not know."""
+    if part.get_content_type() == "message/delivery-status":
+        return [dict((k.lower(), str(v)) for k, v in block.items()) for block in part.get_payload()]
+    text = part.get_payload()[0].as_bytes().decode().strip().replace("\r\n", "\n").replace("\n ", " ")
+    split = (block.splitlines() for block in text.split("\n\n"))
+    return [dict((k.lower(), v.strip()) for k, v in (line.split(":", 1) for line in block)) for block in split]
+
+
+status = blocks(parts[1])
 returned = parts[2] if len(parts) > 2 else None
 if returned is None:
     original = ""

@@ -1,9 +1,9 @@
-"""Sends one message with smtplib: host port mode(starttls|tls|plain) user password from message-file to..."""
+"""Sends one message with smtplib: host port mode(starttls|tls|plain) user password from message-file options to..."""
 import smtplib
 import ssl
 import sys
 
-host, port, mode, user, password, sender, path, *recipients = sys.argv[1:]
+host, port, mode, user, password, sender, path, options, *recipients = sys.argv[1:]
 context = ssl.create_default_context()
 context.check_hostname = False
 context.verify_mode = ssl.CERT_NONE
@@ -16,6 +16,7 @@ with client, open(path, "rb") as message:
         client.starttls(context=context)
     if user:
         client.login(user, password)
-    refused = client.sendmail(sender, recipients, message.read())
+    text = message.read().replace(b"\n", b"\r\n")
+    refused = client.sendmail(sender, recipients, text, mail_options=options.split())
 for recipient, (code, text) in refused.items():
     print(recipient, code, text.decode())

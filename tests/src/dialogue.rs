@@ -24,6 +24,7 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 pub struct Dialogue {
     stream: Box<dyn Stream>,
     input: Vec<u8>,
+    certificate: Option<Vec<u8>>,
 }
 
 impl std::fmt::Debug for Dialogue {
@@ -45,6 +46,7 @@ impl Dialogue {
         Ok(Self {
             stream: Box::new(stream),
             input: Vec::new(),
+            certificate: None,
         })
     }
 
@@ -87,10 +89,18 @@ impl Dialogue {
             TlsConnector::from(Arc::new(config)).connect(name, self.stream),
         )
         .await??;
+        let shown = stream.get_ref().1.peer_certificates();
         Ok(Self {
+            certificate: shown.and_then(|chain| Some(chain.first()?.to_vec())),
             stream: Box::new(stream),
             input: Vec::new(),
         })
+    }
+
+    /// The certificate that the server has shown, under TLS.
+    #[must_use]
+    pub fn certificate(&self) -> Option<&[u8]> {
+        self.certificate.as_deref()
     }
 
     /// Sends octets.

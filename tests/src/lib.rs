@@ -8,9 +8,12 @@
 pub mod certificates;
 pub mod dialogue;
 pub mod dns;
+pub mod http;
+pub mod memory;
 pub mod peers;
 pub mod postfix;
 pub mod process;
+pub mod programs;
 pub mod sink;
 pub mod site;
 

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use crate::process::{Finished, run};
+use crate::programs::{Finished, run};
 
 /// How a client secures its connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,11 +69,12 @@ impl Submission<'_> {
         run("swaks", &arguments, self.message.as_bytes()).await
     }
 
-    /// Sends it with Python's smtplib. Refused recipients are in the output.
+    /// Sends it with Python's smtplib, with such parameters to MAIL. Refused recipients are in the
+    /// output.
     ///
     /// # Errors
     /// Where python3 cannot be run.
-    pub async fn by_python(&self) -> anyhow::Result<Finished> {
+    pub async fn by_python(&self, options: &[&str]) -> anyhow::Result<Finished> {
         let file = tempfile::NamedTempFile::new()?;
         std::fs::write(file.path(), self.message)?;
         let path = file.path().to_string_lossy().into_owned();
@@ -85,6 +86,7 @@ impl Submission<'_> {
             Security::Implicit => "tls",
         };
         let (user, password) = self.login.unwrap_or_default();
+        let options = options.join(" ");
         let mut arguments = vec![
             script.as_str(),
             &host,
@@ -94,6 +96,7 @@ impl Submission<'_> {
             password,
             self.from,
             &path,
+            &options,
         ];
         arguments.extend(self.to);
         run("python3", &arguments, b"").await

@@ -113,6 +113,9 @@ impl Postfix {
 
 impl Drop for Postfix {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the log of Postfix:\n{}", self.log());
+        }
         let etc = self.directory.path().join("etc");
         let _ = command("postfix", &["-c", &etc.to_string_lossy(), "stop"]);
     }

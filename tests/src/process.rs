@@ -1,63 +1,34 @@
-//! Postroad's own programs, run as an operator runs them.
+//! Postroad's services, run as an operator runs them.
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::net::UnixDatagram;
-use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use nix::sys::signal::kill;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader};
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 use tokio::sync::Notify;
+
+use crate::memory::Memory;
+use crate::programs::{command, program};
+
+pub use nix::sys::signal::Signal;
 
 /// How long anything may take before a test gives up. Nothing waits for as long where all is well.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Lines of a service's log that are kept.
 const LOG_LINES_MAX: usize = 200_000;
-
-/// The path of one of the workspace's programs, built once for each test process.
-///
-/// # Panics
-/// Where the build fails.
-#[must_use]
-pub fn program(name: &str) -> PathBuf {
-    static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
-    let directory = DIRECTORY.get_or_init(|| {
-        if let Some(given) = std::env::var_os("POSTROAD_BIN_DIR") {
-            return given.into();
-        }
-        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let output = std::process::Command::new(cargo)
-            .args([
-                "build",
-                "--workspace",
-                "--bins",
-                "--examples",
-                "--locked",
-                "--quiet",
-            ])
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
-            .output()
-            .expect("cargo starts");
-        assert!(
-            output.status.success(),
-            "{}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-        // The test program stands in target/debug/deps.
-        let test = std::env::current_exe().expect("a test program has a path");
-        test.ancestors()
-            .nth(2)
-            .expect("it stands in the target directory")
-            .to_owned()
-    });
-    directory.join(name)
-}
+/// Lines of it that a test that fails shows.
+const LOG_LINES_SHOWN: usize = 200;
 
 /// A loopback address that no other test uses, so that fixed ports never collide.
 #[must_use]
@@ -74,11 +45,32 @@ pub fn loopback() -> IpAddr {
     ))
 }
 
-/// A running service, its configuration and its log.
+/// `address:port` of a port that was free a moment ago on that address.
+///
+/// # Panics
+/// Where the address has no free port.
+#[must_use]
+pub fn free_port(address: IpAddr) -> SocketAddr {
+    let listener =
+        std::net::TcpListener::bind((address, 0)).expect("a loopback address has free ports");
+    listener.local_addr().expect("a listener has an address")
+}
+
+/// A running service and its log. A test that fails while it has one shows the log's end.
 #[derive(Debug)]
 pub struct Service {
+    name: String,
     child: Child,
     log: Arc<Log>,
+}
+
+/// A service that has been started, and has not said yet that it is ready.
+#[derive(Debug)]
+pub struct Starting {
+    service: Service,
+    said: tokio::net::UnixDatagram,
+    errors: tokio::task::JoinHandle<()>,
+    _directory: TempDir,
 }
 
 /// What a process has printed.
@@ -102,40 +94,43 @@ impl Log {
     /// All lines so far.
     #[must_use]
     pub fn lines(&self) -> Vec<String> {
-        self.lines
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .iter()
-            .cloned()
-            .collect()
+        let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        lines.iter().cloned().collect()
     }
 
     /// Waits for a line that holds all of `needles`.
     ///
     /// # Errors
-    /// Where none comes within [`PATIENCE`]; the error shows the log.
+    /// Where none comes within [`PATIENCE`].
     pub async fn wait_for(&self, needles: &[&str]) -> anyhow::Result<String> {
+        Ok(self.wait_for_many(1, needles).await?.remove(0))
+    }
+
+    /// Waits for `count` lines that hold all of `needles`; gives all that there are then.
+    ///
+    /// # Errors
+    /// Where they do not come within [`PATIENCE`].
+    pub async fn wait_for_many(
+        &self,
+        count: usize,
+        needles: &[&str],
+    ) -> anyhow::Result<Vec<String>> {
         let found = async {
             loop {
                 let grown = self.grown.notified();
                 tokio::pin!(grown);
                 grown.as_mut().enable();
-                let lines = self.lines();
-                if let Some(line) = lines
-                    .into_iter()
-                    .find(|l| needles.iter().all(|n| l.contains(n)))
-                {
-                    return line;
+                let mut lines = self.lines();
+                lines.retain(|line| needles.iter().all(|n| line.contains(n)));
+                if lines.len() >= count {
+                    return lines;
                 }
                 grown.await;
             }
         };
         match tokio::time::timeout(PATIENCE, found).await {
-            Ok(line) => Ok(line),
-            Err(_) => bail!(
-                "no line with {needles:?} in the log:\n{}",
-                self.lines().join("\n")
-            ),
+            Ok(lines) => Ok(lines),
+            Err(_) => bail!("no {count} lines with {needles:?} in the log:\n{self}"),
         }
     }
 
@@ -147,26 +142,88 @@ impl Log {
     }
 }
 
-impl Service {
-    /// Starts a program with arguments, and waits until it says that it is ready (sd_notify).
+/// Its end.
+impl std::fmt::Display for Log {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let lines = self.lines();
+        let left_out = lines.len().saturating_sub(LOG_LINES_SHOWN);
+        if left_out > 0 {
+            writeln!(f, "({left_out} lines before these)")?;
+        }
+        for line in lines.iter().skip(left_out) {
+            writeln!(f, "{line}")?;
+        }
+        Ok(())
+    }
+}
+
+impl Starting {
+    /// Waits until it says that it is ready (sd_notify).
     ///
     /// # Errors
     /// Where it ends first, or says nothing; the error shows what it printed.
-    pub async fn start(name: &str, arguments: &[&str]) -> anyhow::Result<Self> {
+    pub async fn ready(self) -> anyhow::Result<Service> {
+        let Self {
+            mut service,
+            said,
+            errors,
+            _directory,
+        } = self;
+        let mut message = [0; 4096];
+        let said_ready = async {
+            loop {
+                let length = said.recv(&mut message).await?;
+                let text = String::from_utf8_lossy(message.get(..length).unwrap_or_default());
+                if text.lines().any(|line| line == "READY=1") {
+                    return anyhow::Ok(());
+                }
+            }
+        };
+        let name = service.name.clone();
+        tokio::select! {
+            said = said_ready => said?,
+            status = service.child.wait() => {
+                let _ = errors.await;
+                bail!("{name} ended with {}:\n{}", status?, service.log);
+            }
+            () = tokio::time::sleep(PATIENCE) => {
+                bail!("{name} did not say that it is ready:\n{}", service.log);
+            }
+        }
+        Ok(service)
+    }
+
+    /// kill -9, however far it has come, and waits for its end.
+    ///
+    /// # Errors
+    /// Where it cannot be killed.
+    pub async fn kill(self) -> anyhow::Result<()> {
+        self.service.kill().await
+    }
+}
+
+impl Service {
+    /// Starts a program with arguments and variables, and waits for nothing.
+    ///
+    /// # Errors
+    /// Where it cannot be started.
+    pub fn spawn(
+        name: &str,
+        arguments: &[&str],
+        environment: &[(&str, &str)],
+    ) -> anyhow::Result<Starting> {
         let path = program(name);
         let directory = tempfile::tempdir()?;
         let socket = directory.path().join("notify");
-        let ready = UnixDatagram::bind(&socket)?;
-        ready.set_nonblocking(true)?;
-        let ready = tokio::net::UnixDatagram::from_std(ready)?;
-        let mut child = Command::new(&path)
-            .args(arguments)
+        let said = UnixDatagram::bind(&socket)?;
+        said.set_nonblocking(true)?;
+        let said = tokio::net::UnixDatagram::from_std(said)?;
+        let mut child = command(&path, arguments)
             .env("NOTIFY_SOCKET", &socket)
-            .env_remove("RUST_BACKTRACE")
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
-            .kill_on_drop(true)
             .spawn()
             .with_context(|| format!("starting {}", path.display()))?;
         let log = Arc::new(Log::default());
@@ -174,40 +231,27 @@ impl Service {
         let stderr = child.stderr.take().context("the errors are piped")?;
         tokio::spawn(Arc::clone(&log).follow(stdout));
         let errors = tokio::spawn(Arc::clone(&log).follow(stderr));
-        let mut service = Self { child, log };
-        let mut message = [0; 4096];
-        let said_ready = async {
-            loop {
-                let length = ready.recv(&mut message).await?;
-                let text = String::from_utf8_lossy(message.get(..length).unwrap_or_default());
-                if text.lines().any(|line| line == "READY=1") {
-                    return anyhow::Ok(());
-                }
-            }
-        };
-        tokio::select! {
-            said = said_ready => said?,
-            status = service.child.wait() => {
-                let _ = errors.await;
-                bail!("{name} ended with {}:\n{}", status?, service.log.lines().join("\n"));
-            }
-            () = tokio::time::sleep(PATIENCE) => {
-                bail!("{name} did not say that it is ready:\n{}", service.log.lines().join("\n"));
-            }
-        }
-        Ok(service)
+        let name = name.to_owned();
+        Ok(Starting {
+            service: Self { name, child, log },
+            said,
+            errors,
+            _directory: directory,
+        })
+    }
+
+    /// Starts a program with arguments, and waits until it says that it is ready.
+    ///
+    /// # Errors
+    /// Where it ends first, or says nothing; the error shows what it printed.
+    pub async fn start(name: &str, arguments: &[&str]) -> anyhow::Result<Self> {
+        Self::spawn(name, arguments, &[])?.ready().await
     }
 
     /// What it has printed.
     #[must_use]
     pub fn log(&self) -> &Log {
         &self.log
-    }
-
-    /// Its process id.
-    #[must_use]
-    pub fn id(&self) -> u32 {
-        self.child.id().unwrap_or_default()
     }
 
     /// kill -9, and waits for its end.
@@ -218,18 +262,34 @@ impl Service {
         Ok(self.child.kill().await?)
     }
 
-    /// Sends a signal by name, as in `TERM`.
+    /// Sends a signal.
     ///
     /// # Errors
-    /// Where kill(1) fails.
-    pub fn signal(&self, name: &str) -> anyhow::Result<()> {
-        let status = std::process::Command::new("kill")
-            .args(["-s", name, &self.id().to_string()])
-            .status()?;
-        if status.success() {
-            Ok(())
-        } else {
-            bail!("kill -s {name} failed")
+    /// Where it has ended.
+    pub fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+        kill(self.pid()?, signal).with_context(|| format!("sending {signal} to {}", self.name))
+    }
+
+    /// SIGSTOP, and waits until it stands still; SIGCONT lets it go on.
+    ///
+    /// # Errors
+    /// Where it has ended.
+    pub fn pause(&self) -> anyhow::Result<()> {
+        self.signal(Signal::SIGSTOP)?;
+        match waitpid(self.pid()?, Some(WaitPidFlag::WUNTRACED))? {
+            WaitStatus::Stopped(..) => Ok(()),
+            other => bail!("{} does not stand still: {other:?}", self.name),
+        }
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Errors
+    /// Where it does not end.
+    pub async fn ended(mut self) -> anyhow::Result<ExitStatus> {
+        match tokio::time::timeout(PATIENCE, self.child.wait()).await {
+            Ok(status) => Ok(status?),
+            Err(_) => bail!("{} does not end:\n{}", self.name, self.log),
         }
     }
 
@@ -237,99 +297,32 @@ impl Service {
     ///
     /// # Errors
     /// Where it does not end.
-    pub async fn terminate(mut self) -> anyhow::Result<ExitStatus> {
-        self.signal("TERM")?;
-        match tokio::time::timeout(PATIENCE, self.child.wait()).await {
-            Ok(status) => Ok(status?),
-            Err(_) => bail!("it does not end:\n{}", self.log.lines().join("\n")),
-        }
+    pub async fn terminate(self) -> anyhow::Result<ExitStatus> {
+        self.signal(Signal::SIGTERM)?;
+        self.ended().await
     }
 
-    /// The most memory it has had resident, in octets.
+    /// Begins to watch its memory.
     ///
     /// # Errors
     /// Where the kernel does not say.
-    pub fn peak_memory(&self) -> anyhow::Result<u64> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id()))?;
-        let line = status
-            .lines()
-            .find_map(|l| l.strip_prefix("VmHWM:"))
-            .context("no VmHWM")?;
-        let kib: u64 = line.trim().trim_end_matches("kB").trim().parse()?;
-        Ok(kib * 1024)
+    pub fn memory(&self) -> anyhow::Result<Memory> {
+        Memory::watch(self.pid()?)
+    }
+
+    fn pid(&self) -> anyhow::Result<Pid> {
+        let id = self
+            .child
+            .id()
+            .with_context(|| format!("{} has ended", self.name))?;
+        Ok(Pid::from_raw(i32::try_from(id)?))
     }
 }
 
-/// Runs a program to its end; gives its exit code, output and errors.
-///
-/// # Errors
-/// Where it cannot be run, or does not end.
-pub async fn run(
-    path: impl AsRef<Path>,
-    arguments: &[&str],
-    input: &[u8],
-) -> anyhow::Result<Finished> {
-    let path = path.as_ref();
-    let mut child = Command::new(path)
-        .args(arguments)
-        .env_remove("RUST_BACKTRACE")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .with_context(|| format!("starting {}", path.display()))?;
-    let mut stdin = child.stdin.take().context("the input is piped")?;
-    let feed = async {
-        use tokio::io::AsyncWriteExt as _;
-        let _ = stdin.write_all(input).await;
-        drop(stdin);
-    };
-    let all = async { tokio::join!(feed, child.wait_with_output()).1 };
-    let output = tokio::time::timeout(PATIENCE * 2, all)
-        .await
-        .with_context(|| format!("{} does not end", path.display()))??;
-    Ok(Finished {
-        code: output.status.code().unwrap_or(-1),
-        output: String::from_utf8_lossy(&output.stdout).into_owned(),
-        errors: String::from_utf8_lossy(&output.stderr).into_owned(),
-    })
-}
-
-/// A program that has ended.
-#[derive(Clone, Debug)]
-pub struct Finished {
-    /// Its exit code; -1 after a signal.
-    pub code: i32,
-    /// Standard output.
-    pub output: String,
-    /// Standard error.
-    pub errors: String,
-}
-
-impl Finished {
-    /// Insists on exit code 0.
-    ///
-    /// # Panics
-    /// Where it is another; shows what was printed.
-    #[must_use]
-    pub fn succeeded(self) -> Self {
-        assert_eq!(
-            self.code, 0,
-            "output:\n{}\nerrors:\n{}",
-            self.output, self.errors
-        );
-        self
+impl Drop for Service {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the log of {}:\n{}", self.name, self.log);
+        }
     }
-}
-
-/// `address:port` of a port that was free a moment ago on that address.
-///
-/// # Panics
-/// Where the address has no free port.
-#[must_use]
-pub fn free_port(address: IpAddr) -> SocketAddr {
-    let listener =
-        std::net::TcpListener::bind((address, 0)).expect("a loopback address has free ports");
-    listener.local_addr().expect("a listener has an address")
 }

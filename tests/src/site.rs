@@ -6,12 +6,15 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
 use crate::certificates::{Certificate, make};
-use crate::process::{Finished, Service, free_port, loopback, program, run};
+use crate::process::{Service, Starting, free_port, loopback};
+use crate::programs::{Finished, program, run};
 
 /// The user of every site that has one.
 pub const USER: &str = "alice";
 /// Her password.
 pub const PASSWORD: &str = "correct horse battery";
+/// Both as AUTH PLAIN sends them.
+pub const CREDENTIALS: &str = "AGFsaWNlAGNvcnJlY3QgaG9yc2UgYmF0dGVyeQ==";
 
 /// A site.
 #[derive(Debug)]
@@ -42,8 +45,44 @@ pub struct Settings<'a> {
     pub limits: &'a str,
     /// Lines of `[submission]`, besides.
     pub submission: &'a str,
+    /// Lines of `[admin]`, besides.
+    pub admin: &'a str,
+    /// Lines of `[log]`; none: compact.
+    pub log: &'a str,
     /// Whole tables.
     pub more: &'a str,
+}
+
+impl Settings<'_> {
+    fn listener_tables(&self) -> String {
+        let table = |(service, address, tls): &(&str, SocketAddr, &str)| {
+            format!(
+                "[[listener]]\nservice = \"{service}\"\nbind = [\"{address}\"]\ntls = \"{tls}\"\n\n"
+            )
+        };
+        self.listeners.iter().map(table).collect()
+    }
+
+    fn route_tables(&self) -> String {
+        let table = |(recipient, via): &(&str, String)| {
+            format!("[[route]]\nrecipient = \"{recipient}\"\nvia = \"{via}\"\n\n")
+        };
+        self.routes.iter().map(table).collect()
+    }
+
+    fn submission_table(&self) -> String {
+        if self
+            .listeners
+            .iter()
+            .all(|(service, ..)| *service != "submission")
+        {
+            return String::new();
+        }
+        format!(
+            "[submission]\ndirectory = {{ kind = \"file\", path = \"users.toml\" }}\n{}\n",
+            self.submission
+        )
+    }
 }
 
 impl Site {
@@ -75,6 +114,23 @@ impl Site {
         free_port(self.address)
     }
 
+    /// The path of the configuration `name`.
+    #[must_use]
+    pub fn configuration(&self, name: &str) -> String {
+        self.path(&format!("{name}.toml"))
+            .to_string_lossy()
+            .into_owned()
+    }
+
+    /// Gives it another certificate, and its private key, at the same paths.
+    ///
+    /// # Errors
+    /// Where they cannot be written.
+    pub fn renew_certificate(&self) -> anyhow::Result<()> {
+        make(self.directory.path(), &["relay.test", "localhost"])?;
+        Ok(())
+    }
+
     /// A path in its directory.
     #[must_use]
     pub fn path(&self, name: &str) -> PathBuf {
@@ -95,16 +151,19 @@ impl Site {
     /// # Panics
     /// Where it fails.
     pub async fn add_user(&self) -> anyhow::Result<()> {
-        let file = self.path("users.toml").to_string_lossy().into_owned();
-        let arguments = ["user", "add", USER, "--file", &file, "--password-stdin"];
-        let _ = run(
-            program("postroad"),
-            &arguments,
-            format!("{PASSWORD}\n").as_bytes(),
-        )
-        .await?
-        .succeeded();
+        let _ = self.user("add", USER, PASSWORD).await?.succeeded();
         Ok(())
+    }
+
+    /// Runs `postroad user ORDER NAME` with a password for its standard input.
+    ///
+    /// # Errors
+    /// Where it cannot be run.
+    pub async fn user(&self, order: &str, name: &str, password: &str) -> anyhow::Result<Finished> {
+        let file = self.path("users.toml").to_string_lossy().into_owned();
+        let arguments = ["user", order, name, "--file", &file, "--password-stdin"];
+        let password = format!("{password}\n");
+        run(program("postroad"), &arguments, password.as_bytes()).await
     }
 
     /// Writes the configuration `name` (queue and admin socket are named after it); gives its path.
@@ -112,34 +171,15 @@ impl Site {
     /// # Errors
     /// Where it cannot be written.
     pub fn configure(&self, name: &str, settings: &Settings<'_>) -> anyhow::Result<String> {
-        let listeners: String = settings
-            .listeners
-            .iter()
-            .map(|(service, address, tls)| {
-                format!("[[listener]]\nservice = \"{service}\"\nbind = [\"{address}\"]\ntls = \"{tls}\"\n\n")
-            })
-            .collect();
-        let routes: String = settings
-            .routes
-            .iter()
-            .map(|(recipient, via)| {
-                format!("[[route]]\nrecipient = \"{recipient}\"\nvia = \"{via}\"\n\n")
-            })
-            .collect();
+        let (listeners, routes) = (settings.listener_tables(), settings.route_tables());
         let nameservers = settings
             .nameserver
             .map_or_else(String::new, |a| format!("\"{a}\""));
-        let submission = if settings
-            .listeners
-            .iter()
-            .any(|(service, ..)| *service == "submission")
-        {
-            format!(
-                "[submission]\ndirectory = {{ kind = \"file\", path = \"users.toml\" }}\n{}\n",
-                settings.submission
-            )
+        let submission = settings.submission_table();
+        let min_free = if settings.limits.contains("min_free") {
+            ""
         } else {
-            String::new()
+            "min_free = \"1MiB\""
         };
         let Settings {
             domains,
@@ -147,9 +187,16 @@ impl Site {
             port,
             delivery,
             limits,
+            admin,
+            log,
             more,
             ..
         } = settings;
+        let log = if log.is_empty() {
+            "format = \"compact\""
+        } else {
+            log
+        };
         let port = if *port == 0 { 25 } else { *port };
         let text = format!(
             r#"hostname = "{name}.test"
@@ -175,14 +222,15 @@ port = {port}
 nameservers = [{nameservers}]
 
 [limits]
-min_free = "1MiB"
+{min_free}
 {limits}
 
 [admin]
 socket = "{name}.sock"
+{admin}
 
 [log]
-format = "compact"
+{log}
 
 {more}
 "#
@@ -211,10 +259,21 @@ format = "compact"
     /// # Errors
     /// Where it does not start.
     pub async fn start_again(binary: &str, configuration: &str) -> anyhow::Result<Service> {
-        if binary == "postroad" {
-            return Service::start(binary, &["run", "--config", configuration]).await;
-        }
-        Service::start(binary, &["--config", configuration]).await
+        Self::spawn(binary, configuration)?.ready().await
+    }
+
+    /// Starts a service with a configuration that is there, and waits for nothing.
+    ///
+    /// # Errors
+    /// Where it cannot be started.
+    pub fn spawn(binary: &str, configuration: &str) -> anyhow::Result<Starting> {
+        let both = ["run", "--config", configuration];
+        let arguments = if binary == "postroad" {
+            &both[..]
+        } else {
+            &both[1..]
+        };
+        Service::spawn(binary, arguments, &[])
     }
 
     /// Runs `postroad queue …` with the configuration `name`.
@@ -222,10 +281,7 @@ format = "compact"
     /// # Errors
     /// Where it cannot be run.
     pub async fn queue(&self, name: &str, arguments: &[&str]) -> anyhow::Result<Finished> {
-        let path = self
-            .path(&format!("{name}.toml"))
-            .to_string_lossy()
-            .into_owned();
+        let path = self.configuration(name);
         let mut all = vec!["queue"];
         all.extend(arguments);
         all.extend(["--config", &path]);
@@ -238,7 +294,7 @@ format = "compact"
     /// Where it cannot be asked.
     ///
     /// # Panics
-    /// Where the answer is no JSON.
+    /// Where the answer has no number.
     pub async fn queued(&self, name: &str) -> anyhow::Result<u64> {
         let finished = self.queue(name, &["stats", "--json"]).await?.succeeded();
         let stats: serde_json::Value = serde_json::from_str(&finished.output)?;

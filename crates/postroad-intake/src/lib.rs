@@ -7,7 +7,7 @@
 //! ```
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! use std::sync::Arc;
-//! use postroad_intake::{Config, Intake};
+//! use postroad_intake::{ByDomain, Config, Intake};
 //! use postroad_mail::{Envelope, Recipient, Timestamp};
 //! use postroad_proto::server::{Info, Peer};
 //! use postroad_queue::{MemStore, Store};
@@ -15,25 +15,35 @@
 //! let store: Arc<dyn Store> = Arc::new(MemStore::new(1 << 20));
 //! let config = Arc::new(Config::new("mx.example.org".parse()?, "relay"));
 //! let peer = Peer { address: [192, 0, 2, 1].into(), trusted: false, tls: None };
-//! let info = Info { peer, hello: None, identity: None, smtputf8: false };
+//! let info = Info { peer, hello: None, identity: None };
 //! let envelope = Envelope::new("<a@b.example>".parse()?, Recipient::new("c@d.example".parse()?));
 //!
 //! let now = Timestamp::from_millis(1_795_524_541_000);
 //! let mut intake = Intake::begin(now, config, &store, &info, envelope).map_err(|reply| reply.to_string())?;
 //! intake.body("Subject: hello\r\n\r\nHello\r\n".into()).await;
-//! let (id, _origin) = intake.commit(now).await.map_err(|reply| reply.to_string())?;
+//! let (id, _origin) = intake.commit(now, &ByDomain).await.map_err(|reply| reply.to_string())?;
 //! assert_eq!(store.totals().messages, 1);
 //! # let _ = id; Ok(()) }
 //! ```
 
+mod preview;
+
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use postroad_mail::{Address, BodyKind, Domain, Envelope, Origin, Reply, Timestamp, replies};
+use postroad_mail::{
+    Address, BodyKind, Domain, Envelope, Origin, OriginalRecipient, Recipient, Reply, Timestamp,
+    escape_peer_text, replies,
+};
 use postroad_message::{HeadScanner, Received, Scanned, fix_ups};
 use postroad_proto::server::Info;
-use postroad_queue::{Draft, Incoming, Lane, QueueId, Store, StoreError};
+use postroad_queue::{Draft, Incoming, QueueId, Store, StoreError};
 use tracing::error;
+
+pub use preview::{ByDomain, RcptAsked, RoutePreview};
+
+/// Recipients that a log line names, at most.
+const SHOWN_MAX: usize = 10;
 
 /// What intake does besides storing.
 #[derive(Clone, Debug)]
@@ -79,6 +89,8 @@ pub struct Intake {
     /// For the Received header, where there is just one.
     only_recipient: Option<Address>,
     eight_bit_body: bool,
+    /// Octets behind the header block.
+    body_size: u64,
     incoming: Box<dyn Incoming>,
     /// Why it cannot be kept, known before its end.
     failed: Option<Reply>,
@@ -117,7 +129,7 @@ impl Intake {
                 if recipient.address.local_part().is_postmaster()
                     && *recipient.address.domain() == config.hostname
                 {
-                    recipient.address = postmaster.clone();
+                    to_postmaster(recipient, postmaster);
                 }
             }
         }
@@ -139,6 +151,7 @@ impl Intake {
             in_head: true,
             only_recipient,
             eight_bit_body: false,
+            body_size: 0,
             incoming,
             failed: None,
         })
@@ -177,16 +190,22 @@ impl Intake {
             return;
         }
         self.eight_bit_body = self.eight_bit_body || !chunk.is_ascii();
+        self.body_size += u64::try_from(chunk.len()).unwrap_or(u64::MAX);
         if let Err(error) = self.incoming.write(chunk).await {
             self.failed = Some(refusal(&error));
         }
     }
 
-    /// Adds trace and fix-ups, and makes the message durable.
+    /// Adds trace and fix-ups, and makes the message durable, its recipients in the lanes that
+    /// the routes give them.
     ///
     /// # Errors
     /// The reply to give.
-    pub async fn commit(mut self, now: Timestamp) -> Result<(QueueId, Origin), Reply> {
+    pub async fn commit(
+        mut self,
+        now: Timestamp,
+        routes: &dyn RoutePreview,
+    ) -> Result<(QueueId, Origin), Reply> {
         if self.in_head {
             // The message ended in a line that is no header field.
             let rest = self
@@ -202,6 +221,7 @@ impl Intake {
             scanner,
             head,
             eight_bit_body,
+            body_size,
             only_recipient,
             incoming,
             failed,
@@ -234,12 +254,15 @@ impl Intake {
         } else {
             String::new()
         };
-        let whole = complete_head(&received.to_field(), &added, &head);
-        let lanes = envelope
-            .recipients()
-            .iter()
-            .map(|r| Lane::new(r.address.domain().ascii()))
-            .collect();
+        let mut before = received.to_field();
+        before.push_str(&added);
+        if fields.mailbox_line {
+            // As Postfix does: no field, but what stands behind it is the header.
+            before.push_str("X-Mailbox-Line: ");
+        }
+        let whole = complete_head(&before, &head);
+        let size = body_size + u64::try_from(whole.len()).unwrap_or(u64::MAX);
+        let lanes = routes.lanes(&envelope, &origin, size).await;
         let draft = Draft {
             envelope,
             origin: origin.clone(),
@@ -253,11 +276,39 @@ impl Intake {
     }
 }
 
+/// Puts the postmaster's own address in the place of the host's. ORCPT keeps the one that the
+/// sender knows, and is added where there was none (RFC 3461 section 5.2.1 (d)): notices show it.
+fn to_postmaster(recipient: &mut Recipient, postmaster: &Address) {
+    if recipient.original.is_none() {
+        recipient.original = Some(OriginalRecipient {
+            address_type: "rfc822".to_owned(),
+            address: recipient.address.to_ascii_domain(),
+        });
+    }
+    recipient.address = postmaster.clone();
+}
+
+/// The recipients of an envelope for a log line: the first few, escaped.
+#[must_use]
+pub fn shown_recipients(envelope: &Envelope) -> String {
+    let all = envelope.recipients();
+    let mut shown = String::new();
+    for recipient in all.iter().take(SHOWN_MAX) {
+        if !shown.is_empty() {
+            shown.push(' ');
+        }
+        shown.push_str(&escape_peer_text(&recipient.address.to_string()));
+    }
+    if all.len() > SHOWN_MAX {
+        shown.push_str(" \u{2026}");
+    }
+    shown
+}
+
 /// The header block in its final form, with the empty line that ends it, also where the message had none.
-fn complete_head(received: &str, added: &str, head: &[u8]) -> Bytes {
-    let mut whole = BytesMut::with_capacity(received.len() + added.len() + head.len() + 4);
-    whole.extend_from_slice(received.as_bytes());
-    whole.extend_from_slice(added.as_bytes());
+fn complete_head(before: &str, head: &[u8]) -> Bytes {
+    let mut whole = BytesMut::with_capacity(before.len() + head.len() + 4);
+    whole.extend_from_slice(before.as_bytes());
     whole.extend_from_slice(head);
     // Lines of a binary message may end in LF alone; they stay as they are.
     let ended = [b"\r\n\r\n".as_slice(), b"\n\n", b"\n\r\n"]

@@ -2,13 +2,14 @@
 
 #![expect(
     clippy::unwrap_used,
+    clippy::indexing_slicing,
     reason = "a test stops at the first thing that is not as it must be"
 )]
 
-use postroad_intake::{Config, Intake};
-use postroad_mail::{BodyKind, Envelope, Recipient, Timestamp};
+use postroad_intake::{ByDomain, Config, Intake, RcptAsked, RoutePreview, shown_recipients};
+use postroad_mail::{BodyKind, Envelope, Origin, Recipient, Reply, Timestamp};
 use postroad_proto::server::{Hello, Info, Peer};
-use postroad_queue::{MemStore, Store};
+use postroad_queue::{BoxFuture, Filter, Lane, MemStore, Store};
 use std::sync::Arc;
 
 async fn run(
@@ -31,7 +32,6 @@ async fn run(
             extended: true,
         }),
         identity: None,
-        smtputf8: false,
     };
     let mut envelope = Envelope::new(
         "<a@b.example>".parse().unwrap(),
@@ -44,7 +44,10 @@ async fn run(
     for piece in pieces {
         intake.body(bytes::Bytes::copy_from_slice(piece)).await;
     }
-    let (id, _) = intake.commit(now).await.map_err(|r| r.to_string())?;
+    let (id, _) = intake
+        .commit(now, &ByDomain)
+        .await
+        .map_err(|r| r.to_string())?;
     let content = store.content(id).await.unwrap();
     let mut out = Vec::new();
     while (out.len() as u64) < content.len() {
@@ -200,4 +203,126 @@ async fn a_loop_and_a_large_header_are_refused() {
         .unwrap_err()
         .starts_with("554 5.6.0")
     );
+}
+#[tokio::test]
+async fn the_line_of_an_mbox_is_kept_and_is_no_field() {
+    let (m, _) = run(
+        config("mx.example"),
+        "c",
+        BodyKind::SevenBit,
+        "c@d.example",
+        &[b"From a@b Tue Nov 24 2026\r\nA: b\r\n\r\nFrom x\r\n"],
+    )
+    .await
+    .unwrap();
+    let text = String::from_utf8(m).unwrap();
+    assert!(
+        text.ends_with("\r\nX-Mailbox-Line: From a@b Tue Nov 24 2026\r\nA: b\r\n\r\nFrom x\r\n"),
+        "{text}"
+    );
+}
+#[tokio::test]
+async fn orcpt_keeps_the_postmasters_name_that_the_sender_knows() {
+    let mut c = config("mx.example");
+    c.postmaster = Some("secret@inside.example".parse().unwrap());
+    for (to, original) in [
+        (
+            "postmaster@mx.example",
+            Some("rfc822;postmaster@mx.example"),
+        ),
+        ("secret@inside.example", None),
+    ] {
+        let (_, e) = run(
+            c.clone(),
+            "c",
+            BodyKind::SevenBit,
+            to,
+            &[b"A: b\r\n\r\nx\r\n"],
+        )
+        .await
+        .unwrap();
+        let recipient = &e.recipients()[0];
+        assert_eq!(recipient.address.to_string(), "secret@inside.example");
+        let shown = recipient.original.as_ref().map(ToString::to_string);
+        assert_eq!(shown.as_deref(), original);
+    }
+}
+
+/// Lanes are the router's word; it hears of the whole message.
+#[derive(Debug)]
+struct Alternating;
+impl RoutePreview for Alternating {
+    fn lanes<'a>(
+        &'a self,
+        envelope: &'a Envelope,
+        origin: &'a Origin,
+        size: u64,
+    ) -> BoxFuture<'a, Vec<Lane>> {
+        assert_eq!(origin.service, "relay");
+        assert!(size > 20);
+        let lane = |n: usize| Lane::new(["even", "odd"][n % 2]);
+        let count = envelope.recipients().len();
+        Box::pin(std::future::ready((0..count).map(lane).collect()))
+    }
+    fn refusal<'a>(&'a self, _: &'a RcptAsked<'a>) -> BoxFuture<'a, Option<Reply>> {
+        Box::pin(std::future::ready(None))
+    }
+}
+#[tokio::test]
+async fn the_routes_choose_the_lanes_and_two_recipients_are_not_told_of_each_other() {
+    let store: Arc<dyn Store> = Arc::new(MemStore::new(1 << 20));
+    let peer = Peer {
+        address: [192, 0, 2, 1].into(),
+        trusted: false,
+        tls: None,
+    };
+    let info = Info {
+        peer,
+        hello: None,
+        identity: None,
+    };
+    let now = Timestamp::from_millis(1_795_524_541_000);
+    let mut envelope = Envelope::new(
+        "<a@b.example>".parse().unwrap(),
+        Recipient::new("one@d.example".parse().unwrap()),
+    );
+    envelope.push(Recipient::new("two@d.example".parse().unwrap()));
+    for (routes, lanes) in [
+        (&Alternating as &dyn RoutePreview, "even odd"),
+        (&ByDomain, "d.example d.example"),
+    ] {
+        let config = Arc::new(config("mx.example"));
+        let mut intake = Intake::begin(now, config, &store, &info, envelope.clone()).unwrap();
+        intake.body("A: b\r\n\r\nx\r\n".into()).await;
+        let (id, _) = intake.commit(now, routes).await.unwrap();
+        let content = store
+            .content(id)
+            .await
+            .unwrap()
+            .read(0, 4096)
+            .await
+            .unwrap();
+        let head = String::from_utf8_lossy(&content);
+        assert!(
+            !head.contains(" for ") && !head.contains("one@") && !head.contains("two@"),
+            "{head}"
+        );
+        let filter = Filter {
+            ids: vec![id],
+            ..Filter::default()
+        };
+        let listed = store.page(&filter, None, 1).await.unwrap().remove(0);
+        let found: Vec<_> = listed.recipients.iter().map(|r| r.lane.as_str()).collect();
+        assert_eq!(found.join(" "), lanes);
+    }
+}
+#[test]
+fn a_log_line_names_a_few_recipients() {
+    let recipient = |n: usize| Recipient::new(format!("r{n}@d.example").parse().unwrap());
+    let mut envelope = Envelope::new("<>".parse().unwrap(), recipient(0));
+    assert_eq!(shown_recipients(&envelope), "r0@d.example");
+    (1..1000).for_each(|n| envelope.push(recipient(n)));
+    let shown = shown_recipients(&envelope);
+    assert!(shown.starts_with("r0@d.example r1@d.example "));
+    assert!(shown.ends_with(" r9@d.example \u{2026}"), "{shown}");
 }

@@ -66,8 +66,7 @@ impl Domain {
             .ok_or(PathError::Literal)?;
         let kind = if let Some((tag, content)) = inner.split_once(':') {
             if tag.eq_ignore_ascii_case("ipv6") {
-                let ip: Ipv6Addr = content.parse().map_err(|_| PathError::Literal)?;
-                Kind::Literal(IpAddr::V6(ip))
+                Kind::Literal(IpAddr::V6(ipv6(content).ok_or(PathError::Literal)?))
             } else {
                 let tag_valid = tag.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
                     && tag
@@ -82,8 +81,7 @@ impl Domain {
                 Kind::General
             }
         } else {
-            let ip: Ipv4Addr = inner.parse().map_err(|_| PathError::Literal)?;
-            Kind::Literal(IpAddr::V4(ip))
+            Kind::Literal(IpAddr::V4(ipv4(inner).ok_or(PathError::Literal)?))
         };
         Ok(Self {
             written: written.into(),
@@ -121,6 +119,26 @@ impl Domain {
             written: written.into(),
             kind: Kind::Name(canonical.map(String::into_boxed_str)),
         })
+    }
+}
+
+/// `IPv4-address-literal = Snum 3("."  Snum)` with `Snum = 1*3DIGIT` (RFC 5321 section 4.1.3):
+/// decimal, leading zeros and all, which [`Ipv4Addr`] does not take.
+fn ipv4(text: &str) -> Option<Ipv4Addr> {
+    let mut numbers = text.split('.').map(|number| {
+        let valid = (1..=3).contains(&number.len()) && number.bytes().all(|b| b.is_ascii_digit());
+        valid.then(|| number.parse::<u8>().ok()).flatten()
+    });
+    let mut next = || numbers.next().flatten();
+    let octets = [next()?, next()?, next()?, next()?];
+    numbers.next().is_none().then(|| octets.into())
+}
+
+/// The last 32 bits may be written as those of an IPv4 literal.
+fn ipv6(text: &str) -> Option<Ipv6Addr> {
+    match text.rsplit_once(':') {
+        Some((head, tail)) if tail.contains('.') => format!("{head}:{}", ipv4(tail)?).parse().ok(),
+        _ => text.parse().ok(),
     }
 }
 
@@ -222,6 +240,12 @@ mod tests {
             "a b",
             "[1.2.3]",
             "[1.2.3.4",
+            "[1.2.3.4.5]",
+            "[1.2.3.256]",
+            "[1.2.3.0004]",
+            "[1.2.3.]",
+            "[1.2.3.+4]",
+            "[IPv6:::ffff:1.2.3]",
             "[IPv6:zz]",
             "[:x]",
             "[a:]",
@@ -246,6 +270,20 @@ mod tests {
         assert!(eq("BÜCHER.example", "xn--bcher-kva.example"));
         assert!(eq("[ipv6:::1]", "[IPv6:0:0:0:0:0:0:0:1]"));
         assert!(!eq("[127.0.0.1]", "[127.0.0.2]"));
+    }
+
+    #[test]
+    fn numbers_of_a_literal_may_have_leading_zeros() {
+        for (written, ip) in [
+            ("[192.000.002.001]", "192.0.2.1"),
+            ("[010.0.0.08]", "10.0.0.8"),
+            ("[IPv6:::ffff:192.000.002.001]", "::ffff:192.0.2.1"),
+            ("[IPv6:2001:db8::1]", "2001:db8::1"),
+        ] {
+            let domain: Domain = written.parse().unwrap();
+            assert_eq!(domain.ip(), Some(ip.parse().unwrap()), "{written}");
+            assert_eq!(domain.to_string(), written);
+        }
     }
 
     proptest::proptest! {

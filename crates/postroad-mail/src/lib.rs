@@ -30,6 +30,7 @@ pub mod replies;
 mod reply;
 mod status;
 mod time;
+mod unitext;
 mod xtext;
 
 pub use address::{Address, LocalPart};

@@ -32,7 +32,7 @@ table! {
     /// HELP.
     HELP = ok(214, 0, 0, "Commands: EHLO HELO MAIL RCPT DATA BDAT RSET VRFY EXPN NOOP HELP QUIT STARTTLS AUTH\nSee RFC 5321; for help with your mail, write to <postmaster>");
     /// QUIT.
-    BYE = ok(221, 2, 0, "Bye");
+    BYE = ok(221, 0, 0, "Bye");
     /// STARTTLS taken: the handshake follows.
     READY_FOR_TLS = ok(220, 0, 0, "Ready to start TLS");
     /// AUTH succeeded.
@@ -49,6 +49,8 @@ table! {
     CHUNK_OK = ok(250, 0, 0, "Chunk received");
     /// End of data: the text is replaced by one that names the queue id.
     QUEUED = ok(250, 0, 0, "Queued");
+    /// VRFY of a user whose mail goes on to another host: the address is put behind the text.
+    WILL_FORWARD = ok(251, 1, 5, "User not local; will forward to");
     /// VRFY where real answers are not given.
     CANNOT_VERIFY = ok(252, 0, 0, "Cannot verify the user, but will take mail for it and try to deliver");
 
@@ -58,7 +60,7 @@ table! {
     HELLO = Reply::plain(250, "Hello");
 
     // Intermediate.
-    /// A challenge of AUTH: the text is replaced by it, in base64.
+    /// A challenge of AUTH: the text is replaced by it, in base64, and written uncut.
     CHALLENGE = Reply::plain(334, "");
     /// DATA.
     START_DATA = Reply::plain(354, "Start mail input; end with <CRLF>.<CRLF>");
@@ -130,8 +132,10 @@ table! {
     TLS_ALREADY = no(503, 5, 1, "TLS is already active");
     /// AUTH after AUTH.
     AUTH_ALREADY = no(503, 5, 1, "Already authenticated");
-    /// DATA after BDAT, DATA with BINARYMIME, BDAT after a failed chunk.
-    CHUNKING_SEQUENCE = no(503, 5, 1, "DATA and BDAT do not mix, BINARYMIME needs BDAT, and nothing follows a failed chunk");
+    /// DATA after BDAT, DATA with BINARYMIME.
+    CHUNKING_SEQUENCE = no(503, 5, 1, "DATA and BDAT do not mix, and BINARYMIME needs BDAT");
+    /// Anything more of a transaction after a failed chunk.
+    CHUNK_FAILED = no(503, 5, 1, "A chunk of this message has failed; send RSET");
     /// An AUTH mechanism that is not offered.
     UNKNOWN_MECHANISM = no(504, 5, 4, "Authentication mechanism not supported");
     /// Submission before AUTH.
@@ -146,6 +150,9 @@ table! {
     UNKNOWN_RECIPIENT = no(550, 1, 1, "No such recipient here");
     /// The client may not send to this domain.
     RELAY_DENIED = no(550, 7, 1, "Relaying denied: we take mail for our own domains only");
+    /// VRFY of a user who is at another host, which the client is to ask: a role puts the address
+    /// behind the text.
+    NOT_LOCAL = no(551, 1, 6, "User not local; please try");
     /// The login may not use this reverse-path.
     SENDER_NOT_OWNED = no(553, 7, 1, "This sender address does not belong to the authenticated user");
     /// VRFY or EXPN of something that is not one mailbox.

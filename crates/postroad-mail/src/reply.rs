@@ -90,6 +90,16 @@ impl Reply {
 
     /// Writes the reply as it goes over the wire, CRLF included.
     pub fn write_to(&self, out: &mut impl BufMut) {
+        self.write_lines(Self::LINE_MAX, out);
+    }
+
+    /// The same, with lines of any length: a challenge of AUTH is of no use but whole, and may be
+    /// longer than other replies (RFC 4954 section 4).
+    pub fn write_uncut(&self, out: &mut impl BufMut) {
+        self.write_lines(usize::MAX, out);
+    }
+
+    fn write_lines(&self, max: usize, out: &mut impl BufMut) {
         let mut lines = self.text.split('\n').peekable();
         while let Some(line) = lines.next() {
             let separator = if lines.peek().is_some() { b'-' } else { b' ' };
@@ -109,7 +119,7 @@ impl Reply {
                 out.put_u8(b' ');
             }
             let line = line.as_bytes();
-            let line = line.get(..Self::LINE_MAX).unwrap_or(line);
+            let line = line.get(..max).unwrap_or(line);
             if line.iter().all(|b| (b' '..=b'~').contains(b)) {
                 out.put_slice(line);
             } else {
@@ -172,5 +182,8 @@ mod tests {
         assert_eq!(wire(&reply), "250 a?250 b??\r\n");
         let reply = Reply::plain(250, "x").with_text("y".repeat(2000));
         assert!(wire(&reply).len() <= 512);
+        let mut whole = Vec::new();
+        reply.write_uncut(&mut whole);
+        assert_eq!(whole.len(), "250 ".len() + 2000 + 2);
     }
 }

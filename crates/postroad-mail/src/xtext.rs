@@ -1,5 +1,6 @@
 /// Why a string is not xtext (RFC 3461 section 4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum XtextError {
     /// A character outside `!` to `~`, or a bare `=`.
     #[error("character {0:?} is not allowed in xtext")]
@@ -7,6 +8,9 @@ pub enum XtextError {
     /// A `+` that two upper-case hexadecimal digits do not follow.
     #[error("`+` must be followed by two upper-case hexadecimal digits")]
     Escape,
+    /// A backslash that `x{…}` with a character's code point does not follow (RFC 6533 section 3).
+    #[error("`\\` must be followed by x{{…}} with the code point of a character")]
+    CodePoint,
     /// The decoded octets are not UTF-8.
     #[error("the decoded octets are not UTF-8")]
     NotUtf8,

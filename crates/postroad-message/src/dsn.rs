@@ -1,5 +1,12 @@
 //! Delivery status notifications: multipart/report with delivery-status (RFC 3461, 6522, 3464,
 //! and 6533 where an address is not ASCII).
+//!
+//! A notice has nobody to tell of its own failure, and so asks nothing of the hosts on its way:
+//!
+//! | the notice goes to | addresses that are not ASCII | of an 8-bit message it returns |
+//! |---|---|---|
+//! | an ASCII address | as `\x{FC}` (RFC 6533 section 3) | the header, as text/rfc822-headers; in quoted-printable where it is 8-bit itself (RFC 6522 section 4). message/rfc822 may not be encoded (RFC 2046 section 5.2.1), and 8-bit would need 8BITMIME all the way |
+//! | another | as they are, in the types of RFC 6533 | all of it: the way has SMTPUTF8, and with it 8BITMIME |
 
 use std::fmt::Write as _;
 
@@ -7,9 +14,11 @@ use mail_parser::MessageParser;
 use postroad_mail::{BodyKind, EnhancedCode, Envelope, Recipient, Ret, Timestamp};
 
 use crate::dates::rfc5322_date;
+use crate::text::{is_text, line, lines, printable, quoted_printable, unicode_escaped};
 
-/// Octets of a message that a failure notice returns whole, at most, where the sender did not say
-/// `RET=FULL`; and the most where it did.
+/// Octets of a message that a failure notice returns whole, at most: of a larger one only the
+/// header is returned, also with `RET=FULL`, lest a forged sender get what somebody else has sent,
+/// many times over. (Postfix's `bounce_size_limit` is 50,000.)
 pub const RETURNED_MAX: usize = 64 << 10;
 
 /// What has happened to a recipient (RFC 3464 section 2.3.3).
@@ -26,7 +35,9 @@ pub enum Action {
 }
 
 impl Action {
-    const fn name(self) -> &'static str {
+    /// As the `Action` field has it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
         match self {
             Self::Failed => "failed",
             Self::Delayed => "delayed",
@@ -155,7 +166,7 @@ impl Report<'_> {
             BodyKind::EightBitMime
         };
         Written {
-            head: self.head(&boundary).into_bytes(),
+            head: self.head(&boundary, body_kind).into_bytes(),
             body,
             body_kind,
         }
@@ -170,7 +181,12 @@ impl Report<'_> {
         boundary
     }
 
-    /// Whether an address is not ASCII, so that the types of RFC 6533 are needed.
+    /// Whether the notice travels with SMTPUTF8, and may be 8-bit.
+    fn is_eight_bit(&self) -> bool {
+        !self.to.is_ascii()
+    }
+
+    /// Whether an address is not ASCII and may be written so, in the types of RFC 6533.
     fn is_international(&self) -> bool {
         let original = |r: &RecipientReport<'_>| {
             r.recipient
@@ -178,13 +194,20 @@ impl Report<'_> {
                 .as_ref()
                 .is_none_or(|o| o.address.is_ascii())
         };
-        !self
-            .recipients
-            .iter()
-            .all(|r| r.recipient.address.is_ascii() && original(r))
+        let ascii = |r: &RecipientReport<'_>| r.recipient.address.is_ascii() && original(r);
+        self.is_eight_bit() && !self.recipients.iter().all(ascii)
     }
 
-    fn head(&self, boundary: &str) -> String {
+    /// An address, as far as this notice can show it.
+    fn address(&self, address: &str) -> String {
+        if self.is_eight_bit() {
+            printable(address)
+        } else {
+            unicode_escaped(address)
+        }
+    }
+
+    fn head(&self, boundary: &str, body: BodyKind) -> String {
         let host = self.reporting_mta;
         let mut head = format!(
             "Date: {}\r\nFrom: Mail Delivery System <postmaster@{host}>\r\nTo: <{}>\r\nSubject: {}\r\nMessage-ID: <{}.{}.notice@{host}>\r\n",
@@ -205,9 +228,14 @@ impl Report<'_> {
         if let Some(id) = parsed.as_ref().and_then(|m| m.message_id()).filter(plain) {
             let _ = write!(head, "In-Reply-To: <{id}>\r\nReferences: <{id}>\r\n");
         }
+        let encoding = if body == BodyKind::SevenBit {
+            ""
+        } else {
+            "Content-Transfer-Encoding: 8bit\r\n"
+        };
         let _ = write!(
             head,
-            "Auto-Submitted: auto-replied\r\nMIME-Version: 1.0\r\nContent-Type: multipart/report; report-type=delivery-status;\r\n\tboundary=\"{boundary}\"\r\n\r\n"
+            "Auto-Submitted: auto-replied\r\nMIME-Version: 1.0\r\n{encoding}Content-Type: multipart/report; report-type=delivery-status;\r\n\tboundary=\"{boundary}\"\r\n\r\n"
         );
         head
     }
@@ -221,7 +249,8 @@ impl Report<'_> {
             self.action.explanation()
         );
         for report in &self.recipients {
-            let _ = write!(out, "\r\n<{}>:\r\n", report.recipient.address);
+            let address = self.address(&report.recipient.address.to_string());
+            let _ = write!(out, "\r\n<{address}>:\r\n");
             let text = line(report.diagnostic);
             match report.remote_mta.filter(|_| report.remote) {
                 Some(host) => {
@@ -261,7 +290,7 @@ impl Report<'_> {
                     out,
                     "Original-Recipient: {}; {}\r\n",
                     original.address_type,
-                    printable(&original.address)
+                    self.address(&original.address)
                 );
             }
             let kind = if address.is_ascii() {
@@ -269,6 +298,7 @@ impl Report<'_> {
             } else {
                 "utf-8"
             };
+            let address = self.address(&address.to_string());
             let _ = write!(
                 out,
                 "Final-Recipient: {kind}; {address}\r\nAction: {}\r\nStatus: {}\r\n",
@@ -292,11 +322,12 @@ impl Report<'_> {
     }
 
     /// What is returned holds neither NUL nor bare CR or LF, which a notice could not carry: of a
-    /// binary message only the header is returned.
+    /// binary message only the header is returned. 8-bit: see the head of this file.
     fn write_original(&self, boundary: &str, out: &mut Vec<u8>) {
         let size = u64::try_from(self.original.len()).unwrap_or(u64::MAX);
         let full = self.whole
             && is_text(self.original)
+            && (self.is_eight_bit() || self.original.is_ascii())
             && returns_body(self.action, self.envelope.ret, size);
         let (head, _) = self
             .original
@@ -308,66 +339,35 @@ impl Report<'_> {
             head.get(..RETURNED_MAX).unwrap_or(head)
         };
         // "global" says that the header is UTF-8.
-        let global = !head.is_ascii() && std::str::from_utf8(head).is_ok();
+        let global = self.is_eight_bit() && !head.is_ascii() && std::str::from_utf8(head).is_ok();
         let kind = match (full, global) {
             (true, false) => "message/rfc822",
             (true, true) => "message/global",
             (false, false) => "text/rfc822-headers",
             (false, true) => "message/global-headers",
         };
-        let encoding = if returned.is_ascii() { "7bit" } else { "8bit" };
+        let encoding = match (returned.is_ascii(), self.is_eight_bit()) {
+            (true, _) => "7bit",
+            (false, true) => "8bit",
+            (false, false) => "quoted-printable",
+        };
         out.extend_from_slice(
             format!(
                 "\r\n--{boundary}\r\nContent-Type: {kind}\r\nContent-Transfer-Encoding: {encoding}\r\nContent-Description: Undelivered message\r\n\r\n"
             )
             .as_bytes(),
         );
-        if is_text(returned) {
+        if encoding == "quoted-printable" {
+            quoted_printable(returned, out);
+        } else if is_text(returned) {
             out.extend_from_slice(returned);
-            return;
-        }
-        for line in returned.split(|&b| b == b'\n') {
-            out.extend(line.iter().copied().filter(|b| !matches!(b, b'\r' | 0)));
-            out.extend_from_slice(b"\r\n");
-        }
-    }
-}
-
-/// Neither NUL, nor a CR or LF without the other.
-fn is_text(octets: &[u8]) -> bool {
-    let mut last = 0;
-    for &octet in octets {
-        let bare = (last == b'\r') != (octet == b'\n');
-        if octet == 0 || bare {
-            return false;
-        }
-        last = octet;
-    }
-    last != b'\r'
-}
-
-/// Printable, bounded, and in the sender's own letters.
-fn printable(text: &str) -> String {
-    text.chars()
-        .take(512)
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect()
-}
-
-/// A peer's text as part of one line: printable, bounded.
-fn line(text: &str) -> String {
-    text.chars()
-        .take(512)
-        .map(|c| {
-            if c.is_control() {
-                ' '
-            } else if c.is_ascii() {
-                c
-            } else {
-                '?'
+        } else {
+            for line in lines(returned) {
+                out.extend(line);
+                out.extend_from_slice(b"\r\n");
             }
-        })
-        .collect()
+        }
+    }
 }
 
 #[cfg(test)]
@@ -464,10 +464,6 @@ mod tests {
 
     #[test]
     fn only_text_is_returned() {
-        assert!(is_text(b"a\r\nb\r\n\r\n") && is_text(b""));
-        for binary in [&b"a\0"[..], b"a\nb", b"a\rb", b"\r", b"\n", b"a\r\r\n"] {
-            assert!(!is_text(binary), "{binary:?}");
-        }
         let envelope = Envelope::new(
             ReversePath::Null,
             Recipient::new("b@r.test".parse().unwrap()),
@@ -498,15 +494,6 @@ mod tests {
         assert!(
             text.contains("--=_id_1_\r\n") && text.contains("text/rfc822-headers"),
             "{text}"
-        );
-    }
-
-    #[test]
-    fn international_addresses_get_their_types() {
-        let text = String::from_utf8(written(Action::Failed, None, "x", "\u{fc}@r.test")).unwrap();
-        assert!(
-            text.contains("message/global-delivery-status")
-                && text.contains("Final-Recipient: utf-8; \u{fc}@r.test")
         );
     }
 }

@@ -9,6 +9,9 @@ pub struct Fields {
     pub has_message_id: bool,
     /// There are octets outside ASCII.
     pub eight_bit: bool,
+    /// It starts with the line that separates messages in an mbox, `From ` (perhaps quoted by
+    /// `>`), which is no field.
+    pub mailbox_line: bool,
 }
 
 /// What a piece has led to.
@@ -69,6 +72,7 @@ impl HeadScanner {
                 has_date: false,
                 has_message_id: false,
                 eight_bit: false,
+                mailbox_line: false,
             },
             ended: false,
         }
@@ -175,10 +179,25 @@ impl HeadScanner {
                     .rev()
                     .nth(1)
                     .is_some_and(|b| *b == b' ' || *b == b'\t');
+                if spaced && self.is_mailbox_line() {
+                    self.fields.mailbox_line = true;
+                    self.state = Line::Rest;
+                    return None;
+                }
                 if spaced { Self::not_a_field() } else { None }
             }
             _ => Self::not_a_field(),
         }
+    }
+
+    /// Whether the very first line is that of an mbox; `From :` is a field, by obsolete syntax.
+    fn is_mailbox_line(&self) -> bool {
+        let quoted = self.line.iter().take_while(|b| **b == b'>').count();
+        self.seen + 1 == self.line.len()
+            && self
+                .line
+                .get(quoted..)
+                .is_some_and(|line| line.starts_with(b"From "))
     }
 
     const fn not_a_field() -> Option<End> {
@@ -249,6 +268,10 @@ mod tests {
             ("", " folded first\r\n"),
             ("A: b\r\n", "Unended"),
             ("Received: a\r\nreceived: b\r\nMessage-Id: c\r\n", ""),
+            ("From a@b Tue Nov 24 12:49:01 2026\r\nA: b\r\n\r\n", "body"),
+            (">From a@b x\r\nA: b\r\n\r\n", "body"),
+            ("A: b\r\n", "From a@b x\r\n\r\nbody"),
+            ("From : a@b\r\n\r\n", "body"),
         ] {
             let message = format!("{head}{body}").into_bytes();
             for a in 0..=message.len() {
@@ -273,9 +296,14 @@ mod tests {
                 received: 2,
                 has_date: true,
                 has_message_id: false,
-                eight_bit: false
+                eight_bit: false,
+                mailbox_line: false
             }
         );
+        let (_, _, fields) = split(b"From a@b x\r\nDate: d\r\n\r\n", &[]);
+        assert!(fields.mailbox_line && fields.has_date);
+        let (_, _, fields) = split(b"From : a@b\r\nDate: d\r\n\r\n", &[]);
+        assert!(!fields.mailbox_line && fields.has_date);
         let (_, _, fields) = split("Subject: \u{fc}\r\nMessage-ID: x\r\n\r\n".as_bytes(), &[]);
         assert!(fields.eight_bit && fields.has_message_id);
     }

@@ -18,6 +18,7 @@ pub mod dsn;
 mod fixups;
 mod head;
 mod received;
+mod text;
 
 pub use dates::rfc5322_date;
 pub use fixups::{fix_ups, return_path_header};

@@ -1,15 +1,24 @@
-//! Password hashes: checked off the async threads, as many at a time as there are processors.
+//! Password hashes: Argon2id within bounds, checked off the async threads, as many at a time as
+//! there are processors.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use argon2::Argon2;
 use argon2::password_hash::phc::PasswordHash;
 use argon2::password_hash::{PasswordHasher as _, PasswordVerifier as _};
+use argon2::{Argon2, Params};
 use postroad_proto::sasl::Secret;
 use tokio::sync::Semaphore;
 
 /// Checks that wait for a processor, at most; beyond, the client is asked to try later.
 const WAITING_MAX: usize = 256;
+
+/// Memory of one check, at most, in KiB: as many as there are processors run at a time.
+const M_MAX: u32 = 256 << 10;
+/// Passes over it, at most.
+const T_MAX: u32 = 10;
+/// Lanes, at most.
+const P_MAX: u32 = 16;
 
 /// A password cannot be hashed.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -27,9 +36,94 @@ pub fn hash_password(password: &str) -> Result<String, HashError> {
     Ok(hash.to_string())
 }
 
-/// Whether a string is a hash that can be checked.
-pub(crate) fn is_hash(text: &str) -> bool {
-    PasswordHash::new(text).is_ok_and(|hash| hash.algorithm.as_str().starts_with("argon2"))
+/// A hash that is not to be checked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum HashFault {
+    /// Not in the form of a PHC string with salt and hash.
+    #[error("is no Argon2id hash")]
+    Form,
+    /// Of another algorithm.
+    #[error("is a hash of {0}; only argon2id is taken")]
+    Algorithm(String),
+    /// Of parameters with which each login would cost too much.
+    #[error("has {parameter}={value}; at most {parameter}={most} is taken")]
+    Costs {
+        /// `m`, `t` or `p`.
+        parameter: char,
+        /// What it is.
+        value: u32,
+        /// What it may be.
+        most: u32,
+    },
+}
+
+/// What a check costs: memory in KiB, passes, lanes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Cost {
+    m: u32,
+    t: u32,
+    p: u32,
+}
+
+impl Cost {
+    /// That of a hash, if it may be checked at all: whoever can write the users' file must not be
+    /// able to stop the service with it.
+    pub(crate) fn of(text: &str) -> Result<Self, HashFault> {
+        let hash = PasswordHash::new(text).map_err(|_| HashFault::Form)?;
+        if hash.algorithm.as_str() != "argon2id" {
+            return Err(HashFault::Algorithm(hash.algorithm.as_str().to_owned()));
+        }
+        if hash.salt.is_none() || hash.hash.is_none() {
+            return Err(HashFault::Form);
+        }
+        let params = Params::try_from(&hash).map_err(|_| HashFault::Form)?;
+        let cost = Self {
+            m: params.m_cost(),
+            t: params.t_cost(),
+            p: params.p_cost(),
+        };
+        for (parameter, value, most) in [
+            ('m', cost.m, M_MAX),
+            ('t', cost.t, T_MAX),
+            ('p', cost.p, P_MAX),
+        ] {
+            if value > most {
+                return Err(HashFault::Costs {
+                    parameter,
+                    value,
+                    most,
+                });
+            }
+        }
+        Ok(cost)
+    }
+
+    /// What most of these hashes cost; that of a new one, where there are none.
+    pub(crate) fn usual<'a>(hashes: impl Iterator<Item = &'a str>) -> Self {
+        let mut counts = BTreeMap::<Self, usize>::new();
+        for cost in hashes.filter_map(|hash| Self::of(hash).ok()) {
+            *counts.entry(cost).or_default() += 1;
+        }
+        let most = counts.into_iter().max_by_key(|(_, count)| *count);
+        most.map_or(
+            Self {
+                m: Params::DEFAULT_M_COST,
+                t: Params::DEFAULT_T_COST,
+                p: Params::DEFAULT_P_COST,
+            },
+            |(cost, _)| cost,
+        )
+    }
+
+    /// A hash that costs this, of nobody's password.
+    pub(crate) fn nobody(self) -> Result<String, HashError> {
+        let params =
+            Params::new(self.m, self.t, self.p, None).map_err(|e| HashError(e.to_string()))?;
+        let hash = Argon2::from(params)
+            .hash_password(b"nobody")
+            .map_err(|e| HashError(e.to_string()))?;
+        Ok(hash.to_string())
+    }
 }
 
 /// Checks hashes, a bounded number at a time.
@@ -69,5 +163,93 @@ impl Checker {
             })
         });
         checking.await.map_err(|_| Overloaded)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const END: &str = "c29tZXNhbHRzb21lc2FsdA$hX2B5sYw9aWq2Yb0iM1h0m6Jx0dC9ZQ7zB0s4uK1c2E";
+
+    fn cheap() -> String {
+        let cost = Cost { m: 8, t: 1, p: 1 };
+        cost.nobody().unwrap()
+    }
+
+    #[test]
+    fn which_hashes_are_taken() {
+        let fault = |text: &str| Cost::of(text).unwrap_err().to_string();
+        assert_eq!(
+            Cost::of(&format!("$argon2id$v=19$m=19456,t=2,p=1${END}")),
+            Ok(Cost {
+                m: 19456,
+                t: 2,
+                p: 1
+            })
+        );
+        assert!(Cost::of(&hash_password("x").unwrap()).is_ok());
+        for (text, said) in [
+            ("$argon2i$v=19$m=64,t=2,p=1$END", "of argon2i;"),
+            ("$argon2d$v=19$m=64,t=2,p=1$END", "of argon2d;"),
+            ("$scrypt$ln=15,r=8,p=1$END", "of scrypt;"),
+            (
+                "$argon2id$v=19$m=4194304,t=2,p=1$END",
+                "has m=4194304; at most m=262144",
+            ),
+            ("$argon2id$v=19$m=64,t=11,p=1$END", "has t=11; at most t=10"),
+            (
+                "$argon2id$v=19$m=512,t=1,p=17$END",
+                "has p=17; at most p=16",
+            ),
+            ("$argon2id$v=19$m=64,t=2,p=1", "no Argon2id hash"),
+            ("secret", "no Argon2id hash"),
+            ("", "no Argon2id hash"),
+        ] {
+            let text = text.replace("END", END);
+            assert!(fault(&text).contains(said), "{text}: {}", fault(&text));
+        }
+    }
+
+    #[test]
+    fn nobody_costs_what_most_users_do() {
+        let hash = |m: u32| format!("$argon2id$v=19$m={m},t=1,p=1${END}");
+        let (rare, usual) = (hash(16), hash(32));
+        let cost = Cost::usual([rare.as_str(), &usual, &usual, "no hash"].into_iter());
+        assert_eq!(cost, Cost { m: 32, t: 1, p: 1 });
+        assert_eq!(Cost::of(&cost.nobody().unwrap()), Ok(cost));
+        let none = Cost::usual(std::iter::empty());
+        assert_eq!(Cost::of(&hash_password("x").unwrap()), Ok(none));
+    }
+
+    #[tokio::test]
+    async fn checks_are_bounded_in_number() {
+        let (checker, hash) = (Checker::new(), cheap());
+        let secret = || Secret::new("nobody".to_owned());
+        let checks: Vec<_> = (0..WAITING_MAX + 10)
+            .map(|_| checker.check(hash.clone(), secret()))
+            .collect();
+        let done = futures_util::future::join_all(checks).await;
+        let refused = done.iter().filter(|result| result.is_err()).count();
+        assert_eq!(refused, 10);
+        assert!(done.into_iter().flatten().all(|right| right));
+        // And afterwards there is room again.
+        assert!(checker.check(hash, secret()).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn the_async_thread_stays_free() {
+        let checker = Checker::new();
+        let hash = hash_password("right").unwrap();
+        let mut checking = std::pin::pin!(checker.check(hash, Secret::new("wrong".to_owned())));
+        let mut turns = 0;
+        let right = loop {
+            tokio::select! {
+                biased;
+                right = &mut checking => break right,
+                () = tokio::task::yield_now() => turns += 1,
+            }
+        };
+        assert!(!right.unwrap() && turns > 10, "{turns} turns");
     }
 }

@@ -21,7 +21,7 @@ mod submission;
 mod users_file;
 
 pub use auth::{AuthError, Authenticator, Identity, SharedAuthenticator};
-pub use hashing::{HashError, hash_password};
+pub use hashing::{HashError, HashFault, hash_password};
 pub use sender::{AnyAddress, OwnAddress, SenderPolicy};
 pub use submission::{Config, Submission};
 pub use users_file::{

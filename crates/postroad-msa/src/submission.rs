@@ -3,8 +3,8 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use postroad_intake::Intake;
-use postroad_mail::{escape_peer_text, replies};
+use postroad_intake::{ByDomain, Intake, RcptAsked, RoutePreview, shown_recipients};
+use postroad_mail::{ForwardPath, ReversePath, escape_peer_text, replies};
 use postroad_net::server::{Handler, Role};
 use postroad_net::{Networks, clock};
 use postroad_proto::sasl::{Mechanism, Secret};
@@ -29,19 +29,18 @@ pub struct Config {
 }
 
 /// The submission role.
-#[derive(Debug)]
 pub struct Submission {
     config: ArcSwap<Config>,
-    store: Shared,
+    store: Arc<dyn Store>,
     authenticator: SharedAuthenticator,
+    routes: Arc<dyn RoutePreview>,
 }
 
-/// Stores have nothing to print.
-struct Shared(Arc<dyn Store>);
-
-impl std::fmt::Debug for Shared {
+impl std::fmt::Debug for Submission {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Store")
+        f.debug_struct("Submission")
+            .field("config", &self.config)
+            .finish_non_exhaustive()
     }
 }
 
@@ -51,9 +50,17 @@ impl Submission {
     pub fn new(config: Config, store: Arc<dyn Store>, authenticator: SharedAuthenticator) -> Self {
         Self {
             config: ArcSwap::from_pointee(config),
-            store: Shared(store),
+            store,
             authenticator,
+            routes: Arc::new(ByDomain),
         }
+    }
+
+    /// With routes, which say which recipients travel together, and whom to refuse at once.
+    #[must_use]
+    pub fn with_routes(mut self, routes: Arc<dyn RoutePreview>) -> Self {
+        self.routes = routes;
+        self
     }
 
     /// New settings, for sessions from now on.
@@ -70,10 +77,12 @@ impl Role for Submission {
         let session = Arc::clone(&config.session);
         let handler = SubmissionHandler {
             config,
-            store: Arc::clone(&self.store.0),
+            store: Arc::clone(&self.store),
             authenticator: self.authenticator.clone(),
+            routes: Arc::clone(&self.routes),
             peer,
             identity: None,
+            sender: (ReversePath::Null, 0),
             transaction: None,
         };
         (session, handler)
@@ -97,14 +106,18 @@ pub struct SubmissionHandler {
     config: Arc<Config>,
     store: Arc<dyn Store>,
     authenticator: SharedAuthenticator,
+    routes: Arc<dyn RoutePreview>,
     peer: IpAddr,
     identity: Option<Identity>,
+    /// What MAIL has said: the reverse-path, and SIZE=.
+    sender: (ReversePath, u64),
     transaction: Option<Transaction>,
 }
 
 struct Transaction {
     intake: Intake,
     from: String,
+    to: String,
     recipients: usize,
     size: usize,
 }
@@ -112,7 +125,8 @@ struct Transaction {
 impl Handler for SubmissionHandler {
     async fn ask(&mut self, info: &Info, question: Question) -> Answer {
         match question {
-            Question::Connect | Question::Hello(_) | Question::Rcpt(_) => Answer::Accept,
+            Question::Connect | Question::Hello(_) => Answer::Accept,
+            Question::Rcpt(rcpt) => self.recipient(info, &rcpt.to).await,
             Question::Password {
                 mechanism,
                 authorization,
@@ -132,6 +146,7 @@ impl Handler for SubmissionHandler {
                     AnyAddress.allows(identity, &mail.from)
                 };
                 if allowed {
+                    self.sender = (mail.from, mail.size.unwrap_or(0));
                     Answer::Accept
                 } else {
                     Answer::Reject(replies::SENDER_NOT_OWNED)
@@ -139,6 +154,7 @@ impl Handler for SubmissionHandler {
             }
             Question::Data(envelope) => {
                 let (from, recipients) = (envelope.from.to_string(), envelope.recipients().len());
+                let to = shown_recipients(&envelope);
                 match Intake::begin(
                     clock::now(),
                     Arc::clone(&self.config.intake),
@@ -150,6 +166,7 @@ impl Handler for SubmissionHandler {
                         self.transaction = Some(Transaction {
                             intake,
                             from,
+                            to,
                             recipients,
                             size: 0,
                         });
@@ -160,6 +177,8 @@ impl Handler for SubmissionHandler {
             }
             Question::Commit => self.commit().await,
             Question::Verify(_) | Question::Expand(_) => Answer::Reject(replies::CANNOT_VERIFY),
+            // Questions that this role does not know: it offers nothing that leads to them.
+            _ => Answer::Reject(replies::LOCAL_ERROR),
         }
     }
 
@@ -205,21 +224,50 @@ impl SubmissionHandler {
         }
     }
 
+    async fn recipient(&mut self, info: &Info, to: &ForwardPath) -> Answer {
+        // The postmaster is there always (RFC 5321 section 4.5.1).
+        let ForwardPath::Address(address) = to else {
+            return Answer::Accept;
+        };
+        let own = *address.domain() == self.config.intake.hostname;
+        if own && address.local_part().is_postmaster() {
+            return Answer::Accept;
+        }
+        let (sender, size) = &self.sender;
+        let asked = RcptAsked {
+            recipient: address,
+            sender,
+            user: info.identity.as_deref(),
+            network: Some(info.peer.address),
+            size: *size,
+        };
+        match self.routes.refusal(&asked).await {
+            Some(reply) => {
+                let shown = escape_peer_text(&address.to_string());
+                info!(peer = %self.peer, to = shown, %reply, "refused by a route");
+                Answer::Reject(reply)
+            }
+            None => Answer::Accept,
+        }
+    }
+
     async fn commit(&mut self) -> Answer {
         let Some(Transaction {
             intake,
             from,
+            to,
             recipients,
             size,
         }) = self.transaction.take()
         else {
             return Answer::Reject(replies::LOCAL_ERROR);
         };
-        match intake.commit(clock::now()).await {
+        match intake.commit(clock::now(), &*self.routes).await {
             Ok((id, origin)) => {
                 info!(
                     queue_id = %id,
                     from = escape_peer_text(&from),
+                    to,
                     recipients,
                     size,
                     user = origin.user.as_deref().map(escape_peer_text),
@@ -230,7 +278,7 @@ impl SubmissionHandler {
                 Answer::Queued(id.to_string())
             }
             Err(reply) => {
-                info!(from = escape_peer_text(&from), recipients, size, peer = %self.peer, %reply, "message refused");
+                info!(from = escape_peer_text(&from), to, recipients, size, peer = %self.peer, %reply, "message refused");
                 Answer::Reject(reply)
             }
         }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 
 use arc_swap::ArcSwap;
@@ -13,14 +13,14 @@ use serde::Deserialize;
 use toml_edit::{DocumentMut, Item, Table, value};
 
 use crate::auth::{AuthError, Authenticator, Identity};
-use crate::hashing::{Checker, HashError, hash_password, is_hash};
+use crate::hashing::{Checker, Cost, HashError, HashFault, hash_password};
 
 /// Why a users file cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum UsersFileError {
     /// Reading or writing failed.
-    #[error("{action} {}: {source}", path.display())]
+    #[error("{action} {}", path.display())]
     Io {
         /// What was tried.
         action: &'static str,
@@ -37,13 +37,15 @@ pub enum UsersFileError {
         /// Line, column, and what was expected.
         detail: String,
     },
-    /// A password that is no Argon2 hash.
-    #[error("{}: users.{user}.password is no Argon2 hash; set it with `postroad user passwd {user}`", path.display())]
+    /// A password that is no Argon2id hash within bounds.
+    #[error("{}: users.{user}.password {fault}; set it with `postroad user passwd {user}`", path.display())]
     NotHashed {
         /// The file.
         path: PathBuf,
         /// Whose.
         user: String,
+        /// What is wrong with it.
+        fault: HashFault,
     },
     /// The user is there already.
     #[error("{} has a user {user} already; `postroad user passwd {user}` changes the password", path.display())]
@@ -91,14 +93,20 @@ struct Contents {
     users: BTreeMap<String, User>,
 }
 
+/// What was read, and where.
+#[derive(Debug)]
+struct Read {
+    path: PathBuf,
+    users: BTreeMap<String, User>,
+    /// Checked where there is no such user, so that it takes as long as for most who are.
+    nobody: String,
+}
+
 /// The users of a file, as an [`Authenticator`].
 #[derive(Debug)]
 pub struct UsersFile {
-    path: PathBuf,
-    contents: ArcSwap<Contents>,
+    file: ArcSwap<Read>,
     checker: Checker,
-    /// Checked where there is no such user, so that it takes as long.
-    nobody: String,
 }
 
 impl UsersFile {
@@ -107,42 +115,38 @@ impl UsersFile {
     /// # Errors
     /// Where it cannot be read, or is no users file.
     pub fn open(path: &Path) -> Result<Self, UsersFileError> {
+        let users = read(path)?.users;
+        let hashes = users.values().map(|user| user.password.as_str());
+        let nobody = Cost::usual(hashes).nobody()?;
         Ok(Self {
-            path: path.to_owned(),
-            contents: ArcSwap::from_pointee(read(path)?),
+            file: ArcSwap::from_pointee(Read {
+                path: path.to_owned(),
+                users,
+                nobody,
+            }),
             checker: Checker::new(),
-            nobody: hash_password("nobody")?,
         })
     }
 
-    /// Reads the file again.
-    ///
-    /// # Errors
-    /// As [`UsersFile::open`]; the users stay who they were.
-    pub fn reload(&self) -> Result<(), UsersFileError> {
-        self.contents.store(read(&self.path)?.into());
-        Ok(())
+    /// From now on the users are those of another file, or of the same one read again.
+    pub fn replace(&self, new: Self) {
+        self.file.store(new.file.into_inner());
     }
 }
 
 impl Authenticator for UsersFile {
     async fn verify(&self, user: &str, secret: &Secret) -> Result<Option<Identity>, AuthError> {
-        let found = self
-            .contents
-            .load()
-            .users
-            .get(user)
-            .filter(|u| !u.disabled)
-            .cloned();
+        let file = self.file.load_full();
+        let found = file.users.get(user).filter(|u| !u.disabled).cloned();
         let hash = found
             .as_ref()
-            .map_or_else(|| self.nobody.clone(), |u| u.password.clone());
+            .map_or_else(|| file.nobody.clone(), |u| u.password.clone());
         let right = self
             .checker
             .check(hash, secret.clone())
             .await
             .map_err(|error| AuthError {
-                directory: self.path.display().to_string(),
+                directory: file.path.display().to_string(),
                 detail: error.to_string(),
             })?;
         Ok(found.filter(|_| right).map(|found| Identity {
@@ -167,17 +171,14 @@ fn parse(path: &Path, text: &str) -> Result<Contents, UsersFileError> {
         // Its own text shows the line, and with it perhaps a hash: only where and what.
         detail: format!("{}{}", place(text, error.span()), error.message()),
     })?;
-    match contents
-        .users
-        .iter()
-        .find(|(_, user)| !is_hash(&user.password))
-    {
-        Some((user, _)) => Err(UsersFileError::NotHashed {
+    for (user, entry) in &contents.users {
+        Cost::of(&entry.password).map_err(|fault| UsersFileError::NotHashed {
             path: path.to_owned(),
             user: user.clone(),
-        }),
-        None => Ok(contents),
+            fault,
+        })?;
     }
+    Ok(contents)
 }
 
 fn place(text: &str, span: Option<std::ops::Range<usize>>) -> String {
@@ -282,35 +283,100 @@ fn users_of<'a>(
 }
 
 /// Beside the file, synced, then in its place: a crash leaves the old or the new, never half.
+///
+/// Who could read the file can read it afterwards, whoever ran the command: root's edit must not
+/// take it away from the service's user.
 fn write(path: &Path, document: &DocumentMut) -> Result<(), UsersFileError> {
-    let failed = |source| UsersFileError::Io {
-        action: "writing",
-        path: path.to_owned(),
-        source,
+    let failed = |action: &'static str| {
+        let path = path.to_owned();
+        move |source| UsersFileError::Io {
+            action,
+            path,
+            source,
+        }
     };
-    let mut name = path.as_os_str().to_owned();
+    // A link stays one: what it leads to is replaced.
+    let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let directory = target
+        .parent()
+        .filter(|p| !p.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    let rights = Rights::of(&target, directory).map_err(failed("reading the rights of"))?;
+    let mut name = target.as_os_str().to_owned();
     name.push(format!(".{}.tmp", std::process::id()));
     let temporary = PathBuf::from(name);
     let written = (|| {
+        match fs::remove_file(&temporary) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(failed("writing")(error));
+            }
+            _ => {}
+        }
         let mut file = fs::OpenOptions::new()
             .write(true)
-            .create(true)
-            .truncate(true)
+            .create_new(true)
             .mode(0o600)
-            .open(&temporary)?;
-        file.write_all(document.to_string().as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)?;
-        let directory = path
-            .parent()
-            .filter(|p| !p.as_os_str().is_empty())
-            .unwrap_or(Path::new("."));
-        fs::File::open(directory)?.sync_all()
+            .open(&temporary)
+            .map_err(failed("writing"))?;
+        rights.give(&file).map_err(failed(
+            "keeping owner, group and mode (run this as root or as the file's owner; nothing was changed) of",
+        ))?;
+        file.write_all(document.to_string().as_bytes())
+            .and_then(|()| file.sync_all())
+            .and_then(|()| fs::rename(&temporary, &target))
+            .and_then(|()| fs::File::open(directory)?.sync_all())
+            .map_err(failed("writing"))
     })();
-    written.map_err(|source| {
+    written.inspect_err(|_| {
         let _ = fs::remove_file(&temporary);
-        failed(source)
     })
+}
+
+/// Who may do what with a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Rights {
+    /// `None`: whoever makes it.
+    owner: Option<u32>,
+    group: u32,
+    mode: u32,
+}
+
+impl Rights {
+    /// Those of a file that there is; a new one belongs to the group of its directory, which may read it.
+    fn of(file: &Path, directory: &Path) -> io::Result<Self> {
+        match fs::metadata(file) {
+            Ok(old) => Ok(Self {
+                owner: Some(old.uid()),
+                group: old.gid(),
+                mode: old.mode() & 0o777,
+            }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let own = nix::unistd::getegid().as_raw();
+                Ok(Self::new_in(fs::metadata(directory)?.gid(), own))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Where the directory's group is only the maker's own, nobody was meant to read along.
+    const fn new_in(group: u32, own: u32) -> Self {
+        Self {
+            owner: None,
+            group,
+            mode: if group == own { 0o600 } else { 0o640 },
+        }
+    }
+
+    fn give(self, file: &fs::File) -> io::Result<()> {
+        let now = file.metadata()?;
+        let owner = self.owner.filter(|owner| *owner != now.uid());
+        let group = (self.group != now.gid()).then_some(self.group);
+        if owner.is_some() || group.is_some() {
+            fchown(file, owner, group)?;
+        }
+        // After the owner: only then does nobody else read what is about to be written.
+        file.set_permissions(fs::Permissions::from_mode(self.mode))
+    }
 }
 
 #[cfg(test)]
@@ -340,16 +406,13 @@ mod tests {
         assert_eq!(verify("carol", "nobody").await, None);
         set_password(&path, "bob", "changed").unwrap();
         assert_eq!(verify("bob", "builder").await.as_deref(), Some("bob"));
-        users.reload().unwrap();
+        users.replace(UsersFile::open(&path).unwrap());
         assert_eq!(verify("bob", "builder").await, None);
-        fs::write(&path, "users = 5").unwrap();
-        assert!(users.reload().is_err());
         assert_eq!(verify("bob", "changed").await.as_deref(), Some("bob"));
     }
 
     #[test]
     fn edits_keep_what_they_do_not_touch() {
-        use std::os::unix::fs::PermissionsExt as _;
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("users.toml");
         add_user(&path, "alice", "one").unwrap();
@@ -391,6 +454,78 @@ mod tests {
     }
 
     #[test]
+    fn an_edit_leaves_the_file_to_whom_it_belongs() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("users.toml");
+        add_user(&path, "alice", "one").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        // Only root can give files away; for others the mode alone is to be kept.
+        let (owner, group) = if nix::unistd::geteuid().is_root() {
+            (65534, 65533)
+        } else {
+            (
+                fs::metadata(&path).unwrap().uid(),
+                fs::metadata(&path).unwrap().gid(),
+            )
+        };
+        std::os::unix::fs::chown(&path, Some(owner), Some(group)).unwrap();
+        let link = directory.path().join("link.toml");
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        let rights = || {
+            let file = fs::metadata(&path).unwrap();
+            (file.uid(), file.gid(), file.mode() & 0o777)
+        };
+        add_user(&path, "bob", "two").unwrap();
+        assert_eq!(rights(), (owner, group, 0o644));
+        set_password(&link, "bob", "three").unwrap();
+        remove_user(&path, "bob").unwrap();
+        assert_eq!(rights(), (owner, group, 0o644));
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn a_new_file_is_for_the_group_of_its_directory() {
+        assert_eq!(Rights::new_in(7, 0).mode, 0o640);
+        assert_eq!(Rights::new_in(7, 7).mode, 0o600);
+        if !nix::unistd::geteuid().is_root() {
+            return;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        std::os::unix::fs::chown(directory.path(), None, Some(65533)).unwrap();
+        let path = directory.path().join("users.toml");
+        add_user(&path, "alice", "one").unwrap();
+        let file = fs::metadata(&path).unwrap();
+        assert_eq!((file.gid(), file.mode() & 0o777), (65533, 0o640));
+    }
+
+    #[tokio::test]
+    async fn who_does_not_exist_costs_as_much_and_the_disabled_stay_out() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("users.toml");
+        // m=64, t=1: far from what new hashes have. The password is "nobody".
+        let hash = Cost::usual(["$argon2id$v=19$m=64,t=1,p=1$c29tZXNhbHRzb21lc2FsdA$hX2B5sYw9aWq2Yb0iM1h0m6Jx0dC9ZQ7zB0s4uK1c2E"].into_iter())
+            .nobody()
+            .unwrap();
+        let text = format!(
+            "[users.a]\npassword = \"{hash}\"\n[users.b]\npassword = \"{hash}\"\ndisabled = true\n"
+        );
+        fs::write(&path, text).unwrap();
+        let users = UsersFile::open(&path).unwrap();
+        assert_eq!(Cost::of(&users.file.load().nobody), Cost::of(&hash));
+        for (user, may) in [("a", true), ("b", false), ("c", false)] {
+            let secret = Secret::new("nobody".to_owned());
+            let found = users.verify(user, &secret).await.unwrap();
+            assert_eq!(found.is_some(), may, "{user}");
+        }
+        add_user(&path, "d", "x").unwrap();
+        add_user(&path, "e", "x").unwrap();
+        add_user(&path, "f", "x").unwrap();
+        users.replace(UsersFile::open(&path).unwrap());
+        assert_ne!(Cost::of(&users.file.load().nobody), Cost::of(&hash));
+    }
+
+    #[test]
     fn mistakes_are_named() {
         let path = Path::new("users.toml");
         let error = |text: &str| parse(path, text).map(|_| ()).unwrap_err().to_string();
@@ -401,7 +536,7 @@ mod tests {
         );
         assert!(
             error("[users.a]\npassword = \"secret\"\n")
-                .contains("users.a.password is no Argon2 hash")
+                .contains("users.a.password is no Argon2id hash")
         );
         assert!(!error("[users.a]\npassword = \"secret\"\nx = 1\n").contains("secret"));
     }

@@ -53,11 +53,9 @@ pub enum TlsError {
     },
 }
 
-/// A certificate chain with its key, and where they come from.
+/// A certificate chain with its key.
 #[derive(Debug)]
 pub struct TlsCertificates {
-    certificate: PathBuf,
-    key: PathBuf,
     config: ArcSwap<ServerConfig>,
 }
 
@@ -67,21 +65,15 @@ impl TlsCertificates {
     /// # Errors
     /// Where a file cannot be read, or the two do not go together.
     pub fn load(certificate: &Path, key: &Path) -> Result<Self, TlsError> {
-        let config = read(certificate, key)?;
         Ok(Self {
-            certificate: certificate.to_owned(),
-            key: key.to_owned(),
-            config: ArcSwap::new(config),
+            config: ArcSwap::new(read(certificate, key)?),
         })
     }
 
-    /// Reads the files again; connections made from now on get what they hold now.
-    ///
-    /// # Errors
-    /// As [`TlsCertificates::load`]; what was in use stays in use.
-    pub fn reload(&self) -> Result<(), TlsError> {
-        self.config.store(read(&self.certificate, &self.key)?);
-        Ok(())
+    /// Connections made from now on get these, which have been read already: so that a reload of
+    /// many things can fail as a whole, before anything has changed.
+    pub fn replace(&self, new: Self) {
+        self.config.store(new.config.into_inner());
     }
 
     pub(crate) fn acceptor(&self) -> TlsAcceptor {
@@ -169,8 +161,7 @@ mod tests {
         assert!(load("one.pem", "two.key").contains("does not go with"));
         let certificates = TlsCertificates::load(&path("one.pem"), &path("one.key")).unwrap();
         let before = certificates.config.load_full();
-        fs::write(path("one.key"), "garbage").unwrap();
-        assert!(certificates.reload().is_err());
-        assert!(Arc::ptr_eq(&before, &certificates.config.load_full()));
+        certificates.replace(TlsCertificates::load(&path("one.pem"), &path("one.key")).unwrap());
+        assert!(!Arc::ptr_eq(&before, &certificates.config.load_full()));
     }
 }

@@ -108,6 +108,23 @@ impl Verb {
     }
 }
 
+/// Whether a line, however malformed, may have been meant as BDAT or DATA: content may be what
+/// comes next. A bare CR in it may have been meant as a line end.
+pub(crate) fn announces_content(line: &[u8]) -> bool {
+    line.split(|&octet| octet == b'\r').any(|part| {
+        part.trim_ascii_start()
+            .split_at_checked(4)
+            .is_some_and(|(word, rest)| {
+                [Verb::Bdat, Verb::Data]
+                    .iter()
+                    .any(|verb| verb.name().as_bytes().eq_ignore_ascii_case(word))
+                    && rest
+                        .first()
+                        .is_none_or(|next| !next.is_ascii_alphanumeric())
+            })
+    })
+}
+
 /// RFC 5321 section 4.1.1: servers should tolerate white space before the line end.
 fn trim_spaces(mut text: &[u8]) -> &[u8] {
     while let [b' ', rest @ ..] | [rest @ .., b' '] = text {
@@ -142,6 +159,24 @@ mod tests {
             "", " ", " NOOP", "NOOPX", "NOO", "NOOP\tx", "ETRN x", "NOOP\0",
         ] {
             assert_eq!(Command::parse(line.as_bytes()), None, "{line:?}");
+        }
+    }
+
+    #[test]
+    fn what_may_announce_content() {
+        for line in [
+            "BDAT 5",
+            "bdat",
+            "DATA",
+            "data\0",
+            " BDAT\t5",
+            "NOOP\rBDAT 5",
+            "BDAT 5\r",
+        ] {
+            assert!(announces_content(line.as_bytes()), "{line:?}");
+        }
+        for line in ["", "NOOP", "BDA", "DATABASE", "NOOP BDAT 5", "DATA5"] {
+            assert!(!announces_content(line.as_bytes()), "{line:?}");
         }
     }
 }

@@ -39,6 +39,8 @@ pub(crate) struct Bounds {
     pub(crate) header: usize,
     /// Whether the header must be ASCII.
     pub(crate) ascii_header: bool,
+    /// Octets read in search of the end of a message that cannot be taken, at most.
+    pub(crate) read_on: u64,
 }
 
 /// Why a message cannot be taken: the first thing found wrong in it.
@@ -117,6 +119,10 @@ impl Content {
     /// Whether that many octets more are beyond the message's bound.
     pub(crate) const fn exceeds(&self, more: u64) -> bool {
         self.octets.saturating_add(more) > self.bounds.message
+    }
+
+    pub(crate) const fn read_on_max(&self) -> u64 {
+        self.bounds.read_on
     }
 
     /// Only the first failure counts.

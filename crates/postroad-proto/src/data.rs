@@ -8,6 +8,8 @@ use crate::content::{CRLF, Content, Failure, LineStart, Stop};
 #[derive(Debug)]
 pub(crate) struct Data {
     content: Content,
+    /// Octets read, of whatever kind.
+    read: u64,
 }
 
 /// What the input gave.
@@ -21,11 +23,13 @@ pub(crate) enum Step {
     More,
     /// The content is complete, and why it cannot be taken.
     End(Option<Failure>),
+    /// It cannot be taken, and its end is too far away to be waited for.
+    Endless(Failure),
 }
 
 impl Data {
     pub(crate) const fn new(content: Content) -> Self {
-        Self { content }
+        Self { content, read: 0 }
     }
 
     /// Whether a piece of the content may have been given that has not been declared void.
@@ -37,12 +41,13 @@ impl Data {
     /// the end.
     pub(crate) fn step(&mut self, input: &mut BytesMut) -> Step {
         loop {
-            if self.content.failure().is_some() {
-                return self.drain(input);
+            if let Some(failure) = self.content.failure() {
+                return self.drain(failure, input);
             }
             let (length, stop) = self.content.scan(input, true);
             if length > 0 {
                 let piece = input.split_to(length).freeze();
+                self.read = self.read.saturating_add(length as u64);
                 if stop == Stop::Dot {
                     self.drop_dot(input);
                 }
@@ -55,7 +60,7 @@ impl Data {
                 Stop::More => return Step::More,
                 Stop::Dot => self.drop_dot(input),
                 Stop::End => {
-                    input.advance(3);
+                    self.advance(input, 3);
                     return Step::End(None);
                 }
                 Stop::Nul => {
@@ -63,7 +68,7 @@ impl Data {
                     return Step::Failed;
                 }
                 Stop::Bare if self.content.normalizes() => {
-                    input.advance(1);
+                    self.advance(input, 1);
                     self.content.line = LineStart::AfterBare;
                     if self.content.take(CRLF) {
                         return Step::Body(Bytes::from_static(CRLF));
@@ -78,22 +83,30 @@ impl Data {
         }
     }
 
+    fn advance(&mut self, input: &mut BytesMut, octets: usize) {
+        input.advance(octets);
+        self.read = self.read.saturating_add(octets as u64);
+    }
+
     fn drop_dot(&mut self, input: &mut BytesMut) {
-        input.advance(1);
+        self.advance(input, 1);
         self.content.line = LineStart::Inside;
     }
 
-    /// Reads on to the end, for nothing but to find it.
-    fn drain(&mut self, input: &mut BytesMut) -> Step {
+    /// Reads on to the end, for nothing but to find it, and not for ever.
+    fn drain(&mut self, failure: Failure, input: &mut BytesMut) -> Step {
         loop {
             let (length, stop) = self.content.scan(input, true);
-            input.advance(length);
+            self.advance(input, length);
+            if self.read > self.content.read_on_max() {
+                return Step::Endless(failure);
+            }
             match stop {
                 Stop::More => return Step::More,
                 Stop::Dot | Stop::Bare | Stop::Nul => self.drop_dot(input),
                 Stop::End => {
-                    input.advance(3);
-                    return Step::End(self.content.failure());
+                    self.advance(input, 3);
+                    return Step::End(Some(failure));
                 }
             }
         }

@@ -79,7 +79,8 @@ pub(crate) fn rcpt(argument: &[u8], offered: &Extensions, smtputf8: bool) -> Res
         ForwardPath::Postmaster => true,
         ForwardPath::Address(address) => address.is_ascii(),
     };
-    if !ascii && !smtputf8 {
+    // RFC 6533 section 3: an ORCPT as it is also needs SMTPUTF8; its other form does not.
+    if !(smtputf8 || ascii && rest.is_ascii()) {
         return Err(replies::NEEDS_SMTPUTF8);
     }
     Ok(rcpt)
@@ -239,6 +240,7 @@ mod tests {
             ("TO:<a>", "501 5.1.3"),
             ("TO:postmaster", "501 5.5.2"),
             ("TO:<ü@b>", "553 5.6.7"),
+            ("TO:<a@b> ORCPT=utf-8;ü@b", "553 5.6.7"),
         ] {
             let reply = rcpt(argument.as_bytes(), &all(), false)
                 .unwrap_err()
@@ -246,6 +248,8 @@ mod tests {
             assert!(reply.starts_with(want), "{argument}: {reply}");
         }
         assert!(rcpt("TO:<ü@b>".as_bytes(), &all(), true).is_ok());
+        assert!(rcpt("TO:<a@b> ORCPT=utf-8;ü@b".as_bytes(), &all(), true).is_ok());
+        assert!(rcpt(b"TO:<a@b> ORCPT=utf-8;\\x{FC}@b", &all(), false).is_ok());
     }
 
     #[test]

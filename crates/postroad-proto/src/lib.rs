@@ -83,7 +83,7 @@
 //!         "250 2.1.5 Recipient OK",
 //!         "354 Start mail input; end with <CRLF>.<CRLF>",
 //!         "250 2.0.0 Queued as 4 octets",
-//!         "221 2.2.0 Bye",
+//!         "221 2.0.0 Bye",
 //!     ]
 //! );
 //! # Ok::<(), postroad_mail::PathError>(())

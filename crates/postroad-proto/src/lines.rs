@@ -49,6 +49,8 @@ pub(crate) enum Overlong {
     Command,
     /// That of AUTH.
     Auth,
+    /// That of a command behind which content may come.
+    BeforeContent,
 }
 
 impl Lines {

@@ -9,22 +9,51 @@ use crate::grammar::{number, syntax};
 use crate::server::{Mail, Rcpt};
 
 /// Octets of a command line, its end included, without extensions (RFC 5321 section 4.5.3.1.4).
-const COMMAND_LINE: usize = 512;
+pub(crate) const COMMAND_LINE: usize = 512;
 /// Octets of ENVID, encoded (RFC 3461 section 4.4).
 const ENVID_MAX: usize = 100;
 /// Octets of ORCPT, encoded (RFC 3461 section 4.2), and of AUTH (RFC 4954 section 3).
-const XTEXT_MAX: usize = 500;
+pub(crate) const XTEXT_MAX: usize = 500;
 
-/// Octets of a command line, its end included, with the parameters of what is offered.
-pub(crate) fn command_line_max(offered: &Extensions) -> usize {
-    let with = |on: bool, octets: usize| if on { octets } else { 0 };
-    let mail = with(offered.size.is_some(), " SIZE=".len() + 20)
-        + with(offered.eight_bit_mime, " BODY=BINARYMIME".len())
-        + with(offered.smtputf8, " SMTPUTF8".len())
-        + with(!offered.auth.is_empty(), " AUTH=".len() + XTEXT_MAX)
-        + with(offered.dsn, " RET=FULL ENVID=".len() + ENVID_MAX);
-    let rcpt = " NOTIFY=SUCCESS,FAILURE,DELAY ORCPT=".len() + XTEXT_MAX;
-    COMMAND_LINE + mail.max(with(offered.dsn, rcpt))
+/// Octets of command lines, their ends included, with the parameters of what is offered.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LineLimits {
+    mail: usize,
+    rcpt: usize,
+}
+
+impl Default for LineLimits {
+    fn default() -> Self {
+        Self::new(&Extensions::default())
+    }
+}
+
+impl LineLimits {
+    pub(crate) fn new(offered: &Extensions) -> Self {
+        let with = |on: bool, octets: usize| if on { octets } else { 0 };
+        // RFC 1870 section 3, RFC 6152 section 2 (which BODY=BINARYMIME fits into), RFC 6531
+        // section 3.1, RFC 4954 section 3. RFC 3461 names no sum: its parameters at their longest
+        // (sections 4.1 to 4.4).
+        let mail = with(offered.size.is_some(), 26)
+            + with(offered.eight_bit_mime, 17)
+            + with(offered.smtputf8, 10)
+            + with(!offered.auth.is_empty(), 500)
+            + with(offered.dsn, " RET=FULL ENVID=".len() + ENVID_MAX);
+        let rcpt = " NOTIFY=SUCCESS,FAILURE,DELAY ORCPT=".len() + XTEXT_MAX;
+        Self {
+            mail: COMMAND_LINE + mail,
+            rcpt: COMMAND_LINE + with(offered.dsn, rcpt),
+        }
+    }
+
+    /// The limit of a line that begins like this.
+    pub(crate) fn of(self, line: &[u8]) -> usize {
+        match line.get(..5) {
+            Some(word) if word.eq_ignore_ascii_case(b"MAIL ") => self.mail,
+            Some(word) if word.eq_ignore_ascii_case(b"RCPT ") => self.rcpt,
+            _ => COMMAND_LINE,
+        }
+    }
 }
 
 /// MAIL's parameters.
@@ -378,13 +407,56 @@ mod tests {
 
     #[test]
     fn the_line_grows_with_the_extensions() {
-        assert_eq!(command_line_max(&Extensions::default()), 512);
-        let sized = Extensions {
-            size: Some(1),
-            ..Extensions::default()
-        };
-        // RFC 1870 section 3 (3): SIZE adds 26.
-        assert_eq!(command_line_max(&sized), 538);
-        assert!(command_line_max(&all()) < 2048);
+        let none = Extensions::default;
+        for (offered, mail, rcpt) in [
+            (none(), 512, 512),
+            (
+                Extensions {
+                    size: Some(1),
+                    ..none()
+                },
+                512 + 26,
+                512,
+            ),
+            (
+                Extensions {
+                    eight_bit_mime: true,
+                    ..none()
+                },
+                512 + 17,
+                512,
+            ),
+            (
+                Extensions {
+                    smtputf8: true,
+                    ..none()
+                },
+                512 + 10,
+                512,
+            ),
+            (
+                Extensions {
+                    auth: vec![Mechanism::Plain],
+                    ..none()
+                },
+                512 + 500,
+                512,
+            ),
+            (
+                Extensions {
+                    dsn: true,
+                    ..none()
+                },
+                512 + 116,
+                1048,
+            ),
+            (all(), 512 + 26 + 17 + 10 + 500 + 116, 1048),
+        ] {
+            let limits = LineLimits::new(&offered);
+            assert_eq!(limits.of(b"mail FROM:<"), mail, "{offered:?}");
+            assert_eq!(limits.of(b"RCPT TO:<"), rcpt, "{offered:?}");
+            assert_eq!(limits.of(b"NOOP"), 512);
+            assert_eq!(limits.of(b"RCPTX"), 512);
+        }
     }
 }

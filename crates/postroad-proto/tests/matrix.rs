@@ -128,15 +128,26 @@ fn table(settings: &str) -> String {
     let mut text = String::new();
     for (state, path) in STATES {
         let submission = settings.starts_with("submission");
-        if submission && (path.contains("MAIL") || *state == "Refused") {
+        let logged_in = settings.contains("logged-in");
+        if submission && (path.contains("MAIL") && !logged_in || *state == "Refused") {
             continue;
         }
-        if !submission && *state == "Authenticating" {
+        if (!submission || logged_in) && *state == "Authenticating" {
+            continue;
+        }
+        // Nobody has logged in who has not said hello.
+        if logged_in && *state == "Start" {
             continue;
         }
         writeln!(text, "{state}").unwrap();
+        let path = if logged_in {
+            path.replacen("EHLO c\r\n", "EHLO c\r\nAUTH PLAIN AGEAYg==\r\n", 1)
+        } else {
+            (*path).to_owned()
+        };
+        let settings = settings.replace(" logged-in", "");
         for command in COMMANDS {
-            writeln!(text, "{}", row(settings, state, path, command).trim_end()).unwrap();
+            writeln!(text, "{}", row(&settings, state, &path, command).trim_end()).unwrap();
         }
         text.push('\n');
     }
@@ -149,8 +160,18 @@ fn the_table_of_states_and_commands() {
         "What each command does in each state: the reply, then the next state.\n".to_owned();
     for (title, settings) in [
         ("RELAY", "relay"),
+        ("RELAY, under TLS", "relay tls"),
+        ("RELAY with AUTH, before AUTH, under TLS", "relay auth tls"),
         ("SUBMISSION, before AUTH, under TLS", "submission tls"),
         ("SUBMISSION, before AUTH, without TLS", "submission"),
+        (
+            "SUBMISSION, after AUTH, under TLS",
+            "submission tls logged-in",
+        ),
+        (
+            "SUBMISSION, after AUTH, under TLS, verify on",
+            "submission tls verify logged-in",
+        ),
     ] {
         if settings == "submission" {
             writeln!(text, "\n==== {title}\n\nReady").unwrap();

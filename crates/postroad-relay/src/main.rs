@@ -5,14 +5,14 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use postroad_service::config::{self, Service as Kind};
-use postroad_service::{Service, telemetry};
+use postroad_service::{Service, exit_status, telemetry, with_causes};
 
 /// The relay service: mail from other servers on 25, and delivery.
 #[derive(Debug, Parser)]
 #[command(
     name = "postroad-relay",
     version,
-    after_help = "Example:\n  postroad-relay --config /etc/postroad/relay.toml\n\nSIGHUP reads the configuration again; SIGTERM finishes what is under way and stops."
+    after_help = "Example:\n  postroad-relay --config /etc/postroad/relay.toml\n\nSIGHUP reads the configuration again; SIGTERM finishes what is under way and\nstops, a second one stops at once. The exit status is 2 where the configuration is wrong, else 1."
 )]
 struct Arguments {
     /// The configuration
@@ -29,8 +29,8 @@ async fn main() -> ExitCode {
     match run(Arguments::parse()).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("postroad-relay: {error:#}");
-            ExitCode::FAILURE
+            eprintln!("postroad-relay: {}", with_causes(error.as_ref()));
+            exit_status(error.as_ref()).into()
         }
     }
 }

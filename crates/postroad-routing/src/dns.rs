@@ -7,8 +7,9 @@
 //! | no MX, but A or AAAA | the domain itself (RFC 5321 section 5.1) |
 //! | no such domain | 550 5.1.2, bounce |
 //! | hosts without any address | 550 5.4.4, bounce |
-//! | the best host is this one | 550 5.4.6, bounce |
-//! | a failure, a timeout, nonsense | 451 4.4.3, try later: also where only some hosts could not be looked up, and no other is left |
+//! | the best host is this one, by its name or an address | 550 5.4.6, bounce |
+//! | an address literal of this host; a host of a route at a port of ours | 550 5.4.6, bounce |
+//! | a failure, a timeout, nonsense | 451 4.4.3, try later: also where only some hosts better than us could not be looked up, and no other is left |
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -36,6 +37,9 @@ pub struct DnsOptions {
     pub own_names: Vec<Domain>,
     /// Addresses of this host, likewise.
     pub own_addresses: Vec<IpAddr>,
+    /// Ports at which this host takes mail of other servers: a host that a route names is a loop
+    /// only there, since behind another port may stand a filter, or another server.
+    pub own_ports: Vec<u16>,
     /// Which addresses to call.
     pub family: AddressFamily,
     /// How long a name server may take.
@@ -50,6 +54,7 @@ impl Default for DnsOptions {
             nameservers: Vec::new(),
             own_names: Vec::new(),
             own_addresses: Vec::new(),
+            own_ports: vec![25],
             family: AddressFamily::Any,
             timeout: Duration::from_secs(5),
             attempts: 2,
@@ -84,7 +89,10 @@ impl DnsResolver {
     ///
     /// # Errors
     /// Where the system's configuration cannot be read.
-    pub fn new(options: DnsOptions) -> Result<Self, DnsError> {
+    pub fn new(mut options: DnsOptions) -> Result<Self, DnsError> {
+        for address in &mut options.own_addresses {
+            *address = address.to_canonical();
+        }
         let mut builder = if options.nameservers.is_empty() {
             TokioResolver::builder_tokio()
                 .map_err(|e| DnsError(format!("reading the system's configuration: {e}")))?
@@ -178,7 +186,7 @@ impl DnsResolver {
 
     async fn plan(&self, domain: &Domain, seed: u64) -> Result<HopPlan, PlanError> {
         if let Some(plan) = literal(domain) {
-            return plan;
+            return self.unless_us(domain, plan?);
         }
         let records = match self.lookup(domain.ascii(), RecordType::MX).await {
             Ok(records) => records,
@@ -213,10 +221,15 @@ impl DnsResolver {
             preference: None,
             addresses,
         };
-        if self.is_us(&host) {
+        self.unless_us(domain, HopPlan { hosts: vec![host] })
+    }
+
+    fn unless_us(&self, domain: &Domain, plan: HopPlan) -> Result<HopPlan, PlanError> {
+        let ours = |host: &Host| self.is_us(&host.name, &host.addresses);
+        if plan.hosts.iter().any(ours) {
             return Err(looped(domain));
         }
-        Ok(HopPlan { hosts: vec![host] })
+        Ok(plan)
     }
 
     async fn hosts(
@@ -228,47 +241,59 @@ impl DnsResolver {
             let addresses = self.addresses(&name).await;
             (preference, name, addresses)
         });
-        let mut hosts = Vec::new();
+        // A host that has a name that none can have takes no mail.
+        let hosts: Vec<_> = futures_util::future::join_all(looked_up)
+            .await
+            .into_iter()
+            .filter_map(|(preference, name, addresses)| {
+                Some((preference, (name.parse::<Domain>().ok()?, addresses)))
+            })
+            .collect();
+        let all = hosts.len();
+        // Before anything is dropped: our own name says that this is us also where its addresses
+        // are not known, and what is behind us does not count, whatever its look-up says.
+        let hosts = stop_at_us(hosts, |(name, addresses)| {
+            self.is_us(name, addresses.as_deref().unwrap_or_default())
+        });
+        let looping = hosts.len() < all;
+        let mut usable = Vec::new();
         let mut failure = None;
-        for (preference, name, addresses) in futures_util::future::join_all(looked_up).await {
-            match (name.parse::<Domain>(), addresses) {
-                (Ok(name), Ok(addresses)) => hosts.push((
-                    preference,
-                    Host {
-                        name,
-                        preference: Some(preference),
-                        addresses,
-                    },
-                )),
-                (_, Err(Nothing::Failure(detail))) => failure = Some(detail),
-                // A host that does not exist, or has a name that none can have, takes no mail.
-                _ => {}
+        for (preference, (name, addresses)) in hosts {
+            match addresses {
+                Ok(addresses) => usable.push(Host {
+                    name,
+                    preference: Some(preference),
+                    addresses,
+                }),
+                Err(Nothing::Failure(detail)) => failure = Some(detail),
+                // A host that does not exist takes no mail.
+                Err(Nothing::NoName | Nothing::NoData) => {}
             }
         }
-        let found = !hosts.is_empty();
-        let hosts: Vec<_> = stop_at_us(hosts, |host| self.is_us(host))
-            .into_iter()
-            .map(|(_, host)| host)
-            .collect();
-        match (hosts.is_empty(), failure) {
-            (false, _) => Ok(HopPlan { hosts }),
+        match (usable.is_empty(), failure) {
+            (false, _) => Ok(HopPlan { hosts: usable }),
             (true, Some(detail)) => Err(refusal(domain, Nothing::Failure(detail))),
-            (true, None) if found => Err(looped(domain)),
+            (true, None) if looping => Err(looped(domain)),
             (true, None) => Err(PlanError::Permanent(replies::NO_MAIL_HOST.with_text(
                 format!("No mail exchanger of {} has an address", domain.ascii()),
             ))),
         }
     }
 
-    fn is_us(&self, host: &Host) -> bool {
-        self.options.own_names.contains(&host.name)
-            || host
-                .addresses
-                .iter()
-                .any(|a| self.options.own_addresses.contains(a))
+    fn is_us(&self, name: &Domain, addresses: &[IpAddr]) -> bool {
+        let own = |address: &IpAddr| self.options.own_addresses.contains(&address.to_canonical());
+        self.options.own_names.contains(name) || addresses.iter().any(own)
     }
 
-    async fn one(&self, name: &Domain) -> Result<HopPlan, PlanError> {
+    async fn one(&self, name: &Domain, port: u16) -> Result<HopPlan, PlanError> {
+        let plan = self.reachable(name).await?;
+        if self.options.own_ports.contains(&port) {
+            return self.unless_us(name, plan);
+        }
+        Ok(plan)
+    }
+
+    async fn reachable(&self, name: &Domain) -> Result<HopPlan, PlanError> {
         if let Some(plan) = literal(name) {
             return plan;
         }
@@ -302,8 +327,12 @@ impl MxLookup for DnsResolver {
         Box::pin(self.plan(domain, seed))
     }
 
-    fn host<'a>(&'a self, name: &'a Domain) -> BoxFuture<'a, Result<HopPlan, PlanError>> {
-        Box::pin(self.one(name))
+    fn host<'a>(
+        &'a self,
+        name: &'a Domain,
+        port: u16,
+    ) -> BoxFuture<'a, Result<HopPlan, PlanError>> {
+        Box::pin(self.one(name, port))
     }
 }
 

@@ -40,6 +40,7 @@ pub trait MxLookup: Send + Sync + 'static {
     fn mx<'a>(&'a self, domain: &'a Domain, seed: u64)
     -> BoxFuture<'a, Result<HopPlan, PlanError>>;
 
-    /// One host by name or literal: A and AAAA only.
-    fn host<'a>(&'a self, name: &'a Domain) -> BoxFuture<'a, Result<HopPlan, PlanError>>;
+    /// One host by name or literal: A and AAAA only. `port` is where it is going to be called.
+    fn host<'a>(&'a self, name: &'a Domain, port: u16)
+    -> BoxFuture<'a, Result<HopPlan, PlanError>>;
 }

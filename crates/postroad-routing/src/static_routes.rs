@@ -1,15 +1,23 @@
 //! Routes from a configuration: the first rule that matches counts.
 
+use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use blake2::{Blake2s256, Digest as _};
 use ipnet::IpNet;
 use postroad_mail::{Address, Class, Domain, EnhancedCode, Reply, ReplyCode, ReversePath};
 
 use crate::route::{
     Destination, Hop, Route, RouteError, RouteOptions, RouteRequest, Router, TlsMode,
 };
+
+/// Octets of a recipient's part of a path, at most: file systems take 255, and the route may put
+/// something around it.
+const FILE_NAME_MAX: usize = 200;
+/// Octets of a hash that are kept: names that collide cannot be found.
+const HASH_OCTETS: usize = 16;
 
 /// A pattern over addresses. Domains are compared by what they mean; local parts without regard to case.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -299,14 +307,39 @@ impl RouteRule {
     }
 }
 
-/// A name that stays in its directory, different for different names.
+/// A name that stays in its directory and fits a file system, different for different names.
+///
+/// Whatever is not plain is written as `%` and two digits for each octet. What cannot come about
+/// so stands for the rest: `%` alone for the empty name, and `%-` and a hash of the whole behind
+/// the start of one that would be too long.
 fn file_name(name: &str) -> String {
-    let safe = |(n, c): (usize, char)| match c {
-        '.' if n == 0 => "%2e".to_owned(),
-        c if c.is_alphanumeric() || "-_.+=@".contains(c) => c.to_string(),
-        c => c.to_string().bytes().map(|b| format!("%{b:02x}")).collect(),
-    };
-    name.chars().take(120).enumerate().map(safe).collect()
+    let mut encoded = String::with_capacity(name.len());
+    for c in name.chars() {
+        let plain = c.is_alphanumeric() || "-_+=@".contains(c) || (c == '.' && !encoded.is_empty());
+        if plain {
+            encoded.push(c);
+        } else {
+            let mut octets = [0; 4];
+            for octet in c.encode_utf8(&mut octets).bytes() {
+                let _ = write!(encoded, "%{octet:02x}");
+            }
+        }
+    }
+    if encoded.is_empty() {
+        return "%".to_owned();
+    }
+    if encoded.len() > FILE_NAME_MAX {
+        let mut at = FILE_NAME_MAX - 2 * HASH_OCTETS - 2;
+        while !encoded.is_char_boundary(at) {
+            at -= 1;
+        }
+        encoded.truncate(at);
+        encoded.push_str("%-");
+        for octet in Blake2s256::digest(name).iter().take(HASH_OCTETS) {
+            let _ = write!(encoded, "{octet:02x}");
+        }
+    }
+    encoded
 }
 
 /// Rules in order; the first that matches counts.
@@ -413,6 +446,8 @@ mod tests {
                 "/mail/example.org/%2e.%2f..%2fetc",
             ),
             ("\"..\"@example.org", "/mail/example.org/%2e."),
+            ("\"\"@example.org", "/mail/example.org/%"),
+            ("\"%\"@example.org", "/mail/example.org/%25"),
         ] {
             assert_eq!(
                 rule.destination(&recipient.parse().unwrap()),
@@ -421,12 +456,33 @@ mod tests {
         }
     }
 
+    #[test]
+    fn long_names_differ_though_they_begin_alike() {
+        let long = |end: &str| file_name(&format!("{}{end}", "a".repeat(250)));
+        assert_eq!(long("x").len(), FILE_NAME_MAX);
+        assert_ne!(long("x"), long("y"));
+        // Nobody can have the name that stands for a long one.
+        assert_ne!(file_name(&long("x")), long("x"));
+    }
+
     proptest::proptest! {
         #[test]
         fn nothing_panics(s in ".{0,40}") {
             let _ = s.parse::<Pattern>();
             let _ = s.parse::<Via>();
-            proptest::prop_assert!(!file_name(&s).contains('/'));
+        }
+
+        #[test]
+        fn each_name_has_a_file_of_its_own(
+            a in "[a-c.%/\u{fc}-]{0,3}|[ab]{198,202}|[ab\u{fc}]{300}|.{0,400}",
+            b in "[a-c.%/\u{fc}-]{0,3}|[ab]{198,202}|[ab\u{fc}]{300}|.{0,400}",
+        ) {
+            let (one, other) = (file_name(&a), file_name(&b));
+            proptest::prop_assert_eq!(one == other, a == b, "{} {}", one, other);
+            for name in [one, other] {
+                proptest::prop_assert!((1..=FILE_NAME_MAX).contains(&name.len()), "{}", name);
+                proptest::prop_assert!(!name.starts_with('.') && !name.contains(['/', '\0']), "{}", name);
+            }
         }
     }
 }

@@ -1,7 +1,7 @@
 //! How operators reach a running service: HTTP over a Unix socket that only its owner may open.
 
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::{fs, io};
@@ -22,20 +22,13 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
-use crate::config::Config;
+use crate::config::Loaded;
+use crate::service::ServiceError;
 
 /// Messages in one page of a listing, at most.
 pub const PAGE_MAX: usize = 1000;
 /// Octets of a body sent at a time.
 const PIECE: usize = 64 << 10;
-
-/// The admin socket cannot be had.
-#[derive(Debug, thiserror::Error)]
-#[error("listening on {place}: {source}")]
-pub struct AdminError {
-    place: String,
-    source: io::Error,
-}
 
 /// A request for messages of a listing.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
@@ -104,15 +97,17 @@ struct Shared {
 impl Admin {
     /// Serves until [`Admin::stop`].
     pub(crate) async fn start(
-        config: &Config,
+        loaded: &Loaded,
         store: Arc<dyn Store>,
-    ) -> Result<Arc<Self>, AdminError> {
-        let socket = config.admin_socket();
-        let failed = |source| AdminError {
-            place: socket.display().to_string(),
-            source,
+    ) -> Result<Arc<Self>, ServiceError> {
+        let config = &loaded.config;
+        let failed = |key: &str, place: String, error: io::Error| {
+            let message = format!("listening on {place}: {error}");
+            ServiceError::Unavailable(loaded.problem(key, 0, message))
         };
-        let listener = listen(&socket).map_err(failed)?;
+        let socket = config.admin_socket();
+        let listener = listen(&socket)
+            .map_err(|error| failed("admin.socket", socket.display().to_string(), error))?;
         let (reload, shutdown) = (Arc::new(Notify::new()), CancellationToken::new());
         let shared = Shared {
             store,
@@ -128,7 +123,8 @@ impl Admin {
             }
         })];
         if let Some(address) = config.admin.http {
-            tasks.push(health(address, shutdown.clone()).await?);
+            let health = health(address, shutdown.clone()).await;
+            tasks.push(health.map_err(|error| failed("admin.http", address.to_string(), error))?);
         }
         Ok(Arc::new(Self {
             socket,
@@ -176,26 +172,31 @@ fn listen(path: &Path) -> io::Result<UnixListener> {
             "another process answers there",
         ));
     }
-    match fs::remove_file(path) {
+    // A new socket has the rights that the umask leaves it. It is made where nobody else may look,
+    // and moved here with its own: at no moment can others connect.
+    let private = path.with_file_name(format!(".{}", std::process::id()));
+    match fs::remove_dir_all(&private) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let listener = UnixListener::bind(path)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
-    Ok(listener)
+    fs::DirBuilder::new().mode(0o700).create(&private)?;
+    let made = private.join("s");
+    let listener = UnixListener::bind(&made).and_then(|listener| {
+        fs::set_permissions(&made, fs::Permissions::from_mode(0o600))?;
+        fs::rename(&made, path)?;
+        Ok(listener)
+    });
+    let _ = fs::remove_dir_all(&private);
+    listener
 }
 
 /// Health alone, for load balancers and service managers, on a loopback address.
 async fn health(
     address: SocketAddr,
     shutdown: CancellationToken,
-) -> Result<tokio::task::JoinHandle<()>, AdminError> {
-    let failed = |source| AdminError {
-        place: address.to_string(),
-        source,
-    };
-    let listener = TcpListener::bind(address).await.map_err(failed)?;
-    info!(address = %listener.local_addr().map_err(failed)?, "health over HTTP");
+) -> io::Result<tokio::task::JoinHandle<()>> {
+    let listener = TcpListener::bind(address).await?;
+    info!(address = %listener.local_addr()?, "health over HTTP");
     let router = Router::new()
         .route("/health", get(healthy))
         .route("/", get(healthy));
@@ -296,5 +297,55 @@ impl IntoResponse for Failure {
             StatusCode::INTERNAL_SERVER_ERROR
         };
         (status, self.0.to_string()).into_response()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use postroad_queue::MemStore;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    async fn ask(socket: &Path, request: &str) -> String {
+        let mut stream = tokio::net::UnixStream::connect(socket).await.unwrap();
+        let head = "HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+        let request = format!("{request} {head}");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    #[tokio::test]
+    async fn health_and_reload_for_the_owner_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("admin.sock");
+        let mut config = crate::config::Config::default();
+        config.admin.socket = Some(socket.clone());
+        let loaded = Loaded::from_config(config);
+        let store = || -> Arc<dyn Store> { Arc::new(MemStore::new(1 << 20)) };
+        // One left over by a process that was killed.
+        drop(UnixListener::bind(&socket).unwrap());
+
+        let admin = Admin::start(&loaded, store()).await.unwrap();
+        let mode = fs::metadata(&socket).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+        let health = ask(&socket, "GET /health").await;
+        assert!(
+            health.starts_with("HTTP/1.1 200 ") && health.contains("\"status\":\"ok\""),
+            "{health}"
+        );
+        let reload = ask(&socket, "POST /reload").await;
+        assert!(reload.starts_with("HTTP/1.1 202 "), "{reload}");
+        admin.reload_asked().await;
+
+        let second = Admin::start(&loaded, store()).await.unwrap_err();
+        assert!(
+            second.to_string().contains("another process answers there"),
+            "{second}"
+        );
+        admin.stop().await;
+        assert!(!socket.exists());
     }
 }

@@ -49,7 +49,7 @@ impl Default for Ports {
 #[non_exhaustive]
 pub enum DevError {
     /// Its directory cannot be used.
-    #[error("setting up {place}: {source}")]
+    #[error("setting up {place}")]
     Directory {
         /// What.
         place: String,
@@ -57,16 +57,16 @@ pub enum DevError {
         source: io::Error,
     },
     /// No certificate can be made.
-    #[error("making a certificate: {0}")]
+    #[error("making a certificate")]
     Certificate(#[from] rcgen::Error),
     /// No user can be made.
-    #[error("making the user: {0}")]
+    #[error("making the user")]
     Users(#[from] postroad_msa::UsersFileError),
     /// It does not run.
-    #[error("{0}")]
+    #[error(transparent)]
     Service(#[from] ServiceError),
     /// The log.
-    #[error("{0}")]
+    #[error(transparent)]
     Telemetry(#[from] crate::telemetry::TelemetryError),
     /// The system gives no random octets.
     #[error("making a password: {0}")]

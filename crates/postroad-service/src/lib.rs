@@ -26,10 +26,12 @@
 //! ```
 
 pub mod admin;
+mod causes;
 pub mod config;
 pub mod dev;
 pub mod queue;
 mod service;
 pub mod telemetry;
 
+pub use causes::{exit_status, with_causes};
 pub use service::{Service, ServiceError, open_store};

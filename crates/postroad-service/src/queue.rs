@@ -26,10 +26,10 @@ const ANSWER_MAX: usize = 256 << 20;
 #[non_exhaustive]
 pub enum QueueError {
     /// The queue itself.
-    #[error("{0}")]
+    #[error(transparent)]
     Store(#[from] StoreError),
     /// It cannot be opened.
-    #[error("{0}")]
+    #[error(transparent)]
     Service(#[from] ServiceError),
     /// The running service cannot be talked to.
     #[error("asking the running service at {}: {detail}", socket.display())]
@@ -77,11 +77,19 @@ impl Queue {
         if config.queue.store == StoreKind::Memory {
             return Err(QueueError::Gone);
         }
-        if !config.queue.path.exists() {
-            return Err(QueueError::Refused(format!(
-                "there is no queue at {}; is the configuration the right one?",
-                config.queue.path.display()
-            )));
+        let place = config.queue.path.display();
+        match config.queue.path.try_exists() {
+            Ok(true) => {}
+            Ok(false) => {
+                return Err(QueueError::Refused(format!(
+                    "there is no queue at {place}; is the configuration the right one?"
+                )));
+            }
+            Err(error) => {
+                return Err(QueueError::Refused(format!(
+                    "looking for the queue at {place}: {error}; run this as the service's user"
+                )));
+            }
         }
         Ok(Self::Stopped(open_store(config).await?))
     }

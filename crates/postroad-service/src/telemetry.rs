@@ -10,14 +10,24 @@ use crate::config::{Log, LogFormat};
 #[error("starting the log: {0}")]
 pub struct TelemetryError(String);
 
+/// Not a filter for the log.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{text}`: {detail}")]
+pub struct FilterError {
+    text: String,
+    detail: String,
+}
+
 /// Starts the log. `POSTROAD_LOG`, where set, says what is logged instead of `log.level`.
 ///
 /// # Errors
 /// Where the filter is wrong, or a log has been started already.
 pub fn start(log: &Log) -> Result<(), TelemetryError> {
-    let level = std::env::var("POSTROAD_LOG").unwrap_or_else(|_| log.level.clone());
-    let filter = EnvFilter::try_new(&level)
-        .map_err(|e| TelemetryError(format!("log.level: `{level}`: {e}")))?;
+    let (key, level) = std::env::var("POSTROAD_LOG").map_or_else(
+        |_| ("log.level", log.level.clone()),
+        |level| ("POSTROAD_LOG", level),
+    );
+    let filter = filter(&level).map_err(|e| TelemetryError(format!("{key}: {e}")))?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(BoxMakeWriter::new(std::io::stderr))
@@ -32,4 +42,47 @@ pub fn start(log: &Log) -> Result<(), TelemetryError> {
         LogFormat::Compact => builder.compact().try_init(),
     };
     started.map_err(|e| TelemetryError(e.to_string()))
+}
+
+/// A word alone is a level here. To `EnvFilter` one that it does not know is a part of the
+/// program, so that `inof` would log nothing at all, and nobody would be told.
+pub(crate) fn filter(text: &str) -> Result<EnvFilter, FilterError> {
+    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+    let wrong = |detail: String| FilterError {
+        text: text.to_owned(),
+        detail,
+    };
+    let alone = text
+        .split(',')
+        .map(str::trim)
+        .find(|part| !part.contains(['=', '[']) && !LEVELS.contains(&&*part.to_ascii_lowercase()));
+    if let Some(part) = alone {
+        let parts = "or levels of parts, such as `info,postroad_mta=debug`";
+        return Err(wrong(format!(
+            "`{part}` is no level; expected one of {}, {parts}",
+            LEVELS.join(", ")
+        )));
+    }
+    EnvFilter::try_new(text).map_err(|error| wrong(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn which_filters_are_good() {
+        for (text, good) in [
+            ("info", true),
+            ("WARN", true),
+            ("info,postroad_mta=debug", true),
+            ("off", true),
+            ("inof", false),
+            ("postroad_mta=loud", false),
+            ("info,,", false),
+            ("", false),
+        ] {
+            assert_eq!(filter(text).is_ok(), good, "{text}");
+        }
+    }
 }

@@ -64,13 +64,105 @@ fn every_unit_starts_a_program_that_there_is() {
             top().join("deploy/config").join(config).exists(),
             "{config}"
         );
-        for hardening in [
+        for line in [
             "NoNewPrivileges=true",
             "ProtectSystem=strict",
             "CapabilityBoundingSet=CAP_NET_BIND_SERVICE",
             "Type=notify",
+            // The status of a wrong configuration.
+            "RestartPreventExitStatus=2",
+            // Without it there are no interface addresses, and MX loops go unseen.
+            "RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX AF_NETLINK",
         ] {
-            assert!(unit.contains(hardening), "{name}: {hardening}");
+            assert!(unit.lines().any(|l| l == line), "{name}: {line}");
+        }
+        assert!(
+            !unit.contains("Documentation="),
+            "{name}: no page is installed"
+        );
+        let config = load(&top().join("deploy/config").join(config))
+            .unwrap()
+            .config;
+        let setting = |key: &str| {
+            let value = unit.lines().find_map(|line| line.strip_prefix(key));
+            value.unwrap_or_else(|| panic!("{name}: {key}")).to_owned()
+        };
+        let stop: u64 = setting("TimeoutStopSec=").parse().unwrap();
+        assert!(
+            stop >= config.limits.drain.0.as_secs() + 15,
+            "{name}: {stop}"
+        );
+        let users = fs::read_to_string(top().join("deploy/sysusers.d/postroad.conf")).unwrap();
+        users_exist(&users, &setting("User="), &setting("Group="));
+        let state = PathBuf::from("/var/lib").join(setting("StateDirectory="));
+        let runtime = PathBuf::from("/run").join(setting("RuntimeDirectory="));
+        let maildirs = config
+            .route
+            .iter()
+            .filter_map(|r| r.via.strip_prefix("maildir:"));
+        let written = maildirs
+            .map(PathBuf::from)
+            .chain([config.queue.path.clone(), config.admin_socket()]);
+        for path in written {
+            let may = path.starts_with(&state) || path.starts_with(&runtime);
+            assert!(may, "{name}: {} cannot be written", path.display());
         }
     }
+}
+
+fn users_exist(users: &str, user: &str, group: &str) {
+    for name in [user, group] {
+        assert!(
+            users
+                .lines()
+                .any(|line| line.starts_with(&format!("u {name} "))),
+            "{name}"
+        );
+    }
+    // /etc/postroad is for that group to read.
+    let reads = user == "postroad"
+        || users
+            .lines()
+            .any(|line| line == format!("m {user} postroad"));
+    assert!(reads, "{user}");
+}
+
+#[test]
+fn the_image_is_made_of_what_there_is() {
+    let image = fs::read_to_string(top().join("deploy/Containerfile")).unwrap();
+    let copied = image
+        .lines()
+        .find_map(|line| line.strip_prefix("COPY deploy/"));
+    let (source, target) = copied.unwrap().split_once(' ').unwrap();
+    assert!(top().join("deploy").join(source).exists(), "{source}");
+    assert_eq!(target, "/etc/postroad/postroad.toml");
+    // Whoever runs it must know what to bring.
+    let example = fs::read_to_string(top().join("deploy").join(source)).unwrap();
+    for needed in ["tls/fullchain.pem", "tls/privkey.pem", "uid 2525"] {
+        assert!(
+            image.contains(needed) && example.contains(needed),
+            "{needed}"
+        );
+    }
+    let ignored = fs::read_to_string(top().join(".dockerignore")).unwrap();
+    for large in ["target", ".git"] {
+        assert!(ignored.lines().any(|line| line == large), "{large}");
+    }
+}
+
+#[test]
+fn the_readme_shows_the_example_that_is_compiled() {
+    let readme = fs::read_to_string(top().join("README.md")).unwrap();
+    let example = fs::read_to_string(top().join("tests/examples/partners.rs")).unwrap();
+    assert!(
+        readme.contains(&format!("```rust,no_run\n{example}```\n")),
+        "the README does not quote tests/examples/partners.rs as it is"
+    );
+}
+
+#[test]
+fn sizes_are_texts_or_numbers() {
+    let schema: serde_json::Value = serde_json::from_str(&schema()).unwrap();
+    let size = &schema["$defs"]["Limits"]["properties"]["message_size"]["type"];
+    assert_eq!(*size, serde_json::json!(["string", "integer"]));
 }

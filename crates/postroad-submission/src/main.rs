@@ -5,14 +5,14 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use postroad_service::config::{self, Service as Kind};
-use postroad_service::{Service, telemetry};
+use postroad_service::{Service, exit_status, telemetry, with_causes};
 
 /// The submission service: mail from users, on 587 and 465.
 #[derive(Debug, Parser)]
 #[command(
     name = "postroad-submission",
     version,
-    after_help = "Example:\n  postroad-submission --config /etc/postroad/submission.toml\n\nSIGHUP reads the configuration again; SIGTERM finishes what is under way and stops."
+    after_help = "Example:\n  postroad-submission --config /etc/postroad/submission.toml\n\nSIGHUP reads the configuration again; SIGTERM finishes what is under way and\nstops, a second one stops at once. The exit status is 2 where the configuration is wrong, else 1."
 )]
 struct Arguments {
     /// The configuration
@@ -29,8 +29,8 @@ async fn main() -> ExitCode {
     match run(Arguments::parse()).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("postroad-submission: {error:#}");
-            ExitCode::FAILURE
+            eprintln!("postroad-submission: {}", with_causes(error.as_ref()));
+            exit_status(error.as_ref()).into()
         }
     }
 }

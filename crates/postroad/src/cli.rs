@@ -18,6 +18,9 @@ pub(crate) struct Arguments {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run submission and relay in one process
+    #[command(
+        after_help = "SIGHUP reads the configuration again; SIGTERM finishes what is under way and stops, a second one stops at\nonce. The exit status is 2 where the configuration is wrong, else 1."
+    )]
     Run {
         /// The configuration
         #[arg(
@@ -53,7 +56,7 @@ pub(crate) enum Command {
     },
     /// Look into the queue, and change it
     #[command(
-        after_help = "Talks to the running service over its admin socket; opens the queue itself where none runs.\n\nExamples:\n  postroad queue list --json\n  postroad queue show 06a1x…\n  postroad queue retry --domain example.org\n  postroad queue delete --from spammer@example.org"
+        after_help = "Talks to the running service over its admin socket; opens the queue itself where none runs: then run it as\nthe service's user, as in `sudo -u postroad postroad queue list`.\n\nExamples:\n  postroad queue list --json\n  postroad queue show 06a1x…\n  postroad queue retry --domain example.org\n  postroad queue delete --from spammer@example.org"
     )]
     Queue {
         #[command(subcommand)]
@@ -68,6 +71,9 @@ pub(crate) enum Command {
         config: PathBuf,
     },
     /// Add, change, remove and list users of a users file
+    #[command(
+        after_help = "A file that is changed keeps its owner, group and mode. A new one gets the group of its directory, which\nmay read it (mode 0640); where that is only your own group, you alone may (0600)."
+    )]
     User {
         #[command(subcommand)]
         order: UserOrder,

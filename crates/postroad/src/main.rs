@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser as _};
 use postroad_service::config::{self, Findings};
-use postroad_service::{Service, dev, telemetry};
+use postroad_service::{Service, dev, exit_status, telemetry, with_causes};
 
 use cli::{Arguments, Command};
 use output::line;
@@ -22,8 +22,8 @@ async fn main() -> ExitCode {
             if output::is_broken_pipe(&error) {
                 return ExitCode::SUCCESS;
             }
-            eprintln!("postroad: {error:#}");
-            ExitCode::FAILURE
+            eprintln!("postroad: {}", with_causes(error.as_ref()));
+            exit_status(error.as_ref()).into()
         }
     }
 }
@@ -36,7 +36,13 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
             Service::new(loaded).run_until_signal().await?;
         }
         Command::Dev { dir, ports } => dev::run(&dir, cli::ports(&ports)).await?,
-        Command::Check { config } => return check(&config::check(&config::load(&config)?)),
+        Command::Check { config } => {
+            let findings = match config::load(&config) {
+                Ok(loaded) => config::check(&loaded).await,
+                Err(mistakes) => mistakes.into(),
+            };
+            return check(&findings);
+        }
         Command::Queue { order, config } => {
             queue::run(order, &config::load(&config)?.config).await?;
         }

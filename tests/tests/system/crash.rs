@@ -1,100 +1,58 @@
 //! kill -9 under load: every message that got its 250 arrives, and arrives whole.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use postroad_tests::dialogue::Dialogue;
 use postroad_tests::dns::TestDns;
-use postroad_tests::process::{PATIENCE, free_port, loopback};
+use postroad_tests::process::{Service, free_port, loopback};
 use postroad_tests::sink::Sink;
 use postroad_tests::site::{Settings, Site};
+use tokio::time::Instant;
 
-const KILLS: u64 = 20;
-const SENDERS: u64 = 8;
+use crate::load::{Dice, Load, Way, assert_all_arrive};
 
-/// Numbers that look random and are the same in every run.
-struct Dice(u64);
+/// Messages that are taken after a start before the kill may come.
+const GOING: usize = 5;
+/// The kill comes at a random moment of so long a time.
+const KILL_WITHIN: Duration = Duration::from_millis(300);
+/// Likewise after the start of a program that is not waited for: as long as the last start took,
+/// within these bounds.
+const EARLY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
-impl Dice {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % limit
-    }
+/// Lets time pass. Nothing is waited for: the moment of a kill is what the test tries. On a thread
+/// of its own, since the timers of a runtime that is busy with load may be late by seconds.
+async fn pass(time: Duration) {
+    tokio::task::spawn_blocking(move || std::thread::sleep(time))
+        .await
+        .unwrap();
 }
 
-/// A body that only this message has: lines, dots at their start, sizes from octets to past the
-/// size from which bodies get a file of their own.
-fn body(number: u64) -> String {
-    let mut dice = Dice(number);
-    let lines = match dice.below(20) {
-        0 => 6000,
-        1..4 => 500,
-        _ => dice.below(40),
-    };
-    (0..lines)
-        .map(|line| {
-            format!(
-                "{}{number:08} {line:05} {:x}\r\n",
-                if dice.below(9) == 0 { "." } else { "" },
-                dice.below(u64::MAX >> 34)
-            )
-        })
-        .collect()
+/// Starts, waits until mail is taken, kills at a random moment. Gives how long the start took.
+async fn kill_under_load(
+    binary: &str,
+    configuration: &str,
+    load: &Load,
+    dice: &mut Dice,
+) -> Duration {
+    let before = load.acknowledged();
+    let started = Instant::now();
+    let service = Site::start_again(binary, configuration).await.unwrap();
+    let took = started.elapsed();
+    load.until(before + GOING).await;
+    pass(dice.time(KILL_WITHIN)).await;
+    service.kill().await.unwrap();
+    took
 }
 
-/// Sends message after message until told to stop; notes those that got their 250.
-async fn sender(
-    address: SocketAddr,
-    next: Arc<AtomicU64>,
-    acknowledged: Arc<Mutex<BTreeSet<u64>>>,
-    stop: Arc<AtomicBool>,
-) {
-    while !stop.load(Ordering::Relaxed) {
-        let Ok(mut dialogue) = Dialogue::open(address).await else {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-            continue;
-        };
-        while !stop.load(Ordering::Relaxed) {
-            let number = next.fetch_add(1, Ordering::Relaxed);
-            let stuffed: String = body(number)
-                .split_inclusive('\n')
-                .map(|l| {
-                    if l.starts_with('.') {
-                        format!(".{l}")
-                    } else {
-                        l.to_owned()
-                    }
-                })
-                .collect();
-            let transaction = format!(
-                "MAIL FROM:<sender@load.test>\r\nRCPT TO:<m{number}@sink.test>\r\nDATA\r\n"
-            );
-            let sent = async {
-                dialogue.send(transaction).await?;
-                dialogue.expect("250").await?;
-                dialogue.expect("250").await?;
-                dialogue.expect("354").await?;
-                dialogue
-                    .send(format!("Subject: {number}\r\n\r\n{stuffed}.\r\n"))
-                    .await?;
-                dialogue.expect("250").await
-            };
-            if sent.await.is_err() {
-                break;
-            }
-            acknowledged.lock().unwrap().insert(number);
-        }
-    }
+/// Starts, and kills at a random moment of the start, which looks through the whole queue.
+async fn kill_at_start(binary: &str, configuration: &str, took: Duration, dice: &mut Dice) {
+    let starting = Site::spawn(binary, configuration).unwrap();
+    pass(dice.time(took.clamp(EARLY.0, EARLY.1))).await;
+    starting.kill().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_acknowledged_is_lost() {
+    const KILLS: usize = 20;
     let site = Site::new();
     let dns = TestDns::start().await;
     let sink = Sink::start(free_port(loopback())).await;
@@ -110,98 +68,69 @@ async fn nothing_acknowledged_is_lost() {
         ..Settings::default()
     };
     let configuration = site.configure("relay", &settings).unwrap();
-    let (next, stop) = (
-        Arc::new(AtomicU64::new(0)),
-        Arc::new(AtomicBool::new(false)),
-    );
-    let acknowledged = Arc::new(Mutex::new(BTreeSet::new()));
-    let senders: Vec<_> = (0..SENDERS)
-        .map(|_| {
-            tokio::spawn(sender(
-                address,
-                Arc::clone(&next),
-                Arc::clone(&acknowledged),
-                Arc::clone(&stop),
-            ))
-        })
-        .collect();
-
+    let load = Load::start(Way::Relay(address), 8);
     let mut dice = Dice(4711);
     for kill in 0..KILLS {
-        let before = acknowledged.lock().unwrap().len();
-        let service = Site::start_again("postroad-relay", &configuration)
-            .await
-            .unwrap();
-        // A moment at random, but not before the load has got going again.
-        tokio::time::timeout(PATIENCE, async {
-            while acknowledged.lock().unwrap().len() < before + 5 {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-        })
-        .await
-        .unwrap_or_else(|_| {
-            panic!(
-                "kill {kill}: nothing is accepted:\n{}",
-                service.log().lines().join("\n")
-            )
-        });
-        tokio::time::sleep(Duration::from_millis(dice.below(300))).await;
-        service.kill().await.unwrap();
+        let took = kill_under_load("postroad-relay", &configuration, &load, &mut dice).await;
+        // After every other one, one or two kills of a start: at least every third of all.
+        for _ in 0..[0, 1, 0, 2][kill % 4] {
+            kill_at_start("postroad-relay", &configuration, took, &mut dice).await;
+        }
     }
-    stop.store(true, Ordering::Relaxed);
-    for sender in senders {
-        sender.await.unwrap();
-    }
-
     let service = Site::start_again("postroad-relay", &configuration)
         .await
         .unwrap();
-    let acknowledged = acknowledged.lock().unwrap().clone();
-    let mut arrived: BTreeMap<u64, u64> = BTreeMap::new();
-    let mut seen = 0;
-    let all = async {
-        while !acknowledged
-            .iter()
-            .all(|number| arrived.contains_key(number))
-        {
-            let received = sink.wait_for(seen + 1).await;
-            for message in received.iter().skip(seen) {
-                let to = message.to.first().unwrap();
-                let number: u64 = to
-                    .strip_prefix('m')
-                    .and_then(|s| s.split('@').next())
-                    .unwrap()
-                    .parse()
-                    .unwrap();
-                let text = String::from_utf8_lossy(&message.data);
-                let (head, content) = text.split_once("\r\n\r\n").unwrap();
-                assert!(head.contains(&format!("Subject: {number}")), "{head}");
-                assert!(
-                    content == body(number),
-                    "message {number} is not whole: {} octets",
-                    content.len()
-                );
-                *arrived.entry(number).or_default() += 1;
-            }
-            seen = received.len();
-        }
-    };
-    if tokio::time::timeout(PATIENCE * 2, all).await.is_err() {
-        let missing: Vec<_> = acknowledged
-            .iter()
-            .filter(|number| !arrived.contains_key(number))
-            .collect();
-        panic!(
-            "lost: {missing:?} of {}; log:\n{}",
-            acknowledged.len(),
-            service.log().lines().join("\n")
-        );
-    }
-    let duplicates: u64 = arrived.values().map(|n| n - 1).sum();
-    println!(
-        "{KILLS} kills: {} acknowledged, 0 lost, {duplicates} duplicated, 0 damaged",
-        acknowledged.len()
-    );
-    assert!(acknowledged.len() >= 5 * usize::try_from(KILLS).unwrap());
+    load.until_also_big(load.acknowledged() + GOING).await;
+    let acknowledged = load.stop().await;
+    assert!(acknowledged.len() > GOING * KILLS);
+    assert_all_arrive(&acknowledged, &sink, service.log()).await;
     assert!(service.terminate().await.unwrap().success());
+}
+
+/// Users submit by TLS and AUTH to one service, which hands on to the other; either may die.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nor_between_two_services() {
+    const KILLS: usize = 4;
+    let site = Site::new();
+    site.add_user().await.unwrap();
+    let sink = Sink::start(site.port()).await;
+    let (submission, relay) = (site.port(), site.port());
+    let relay_settings = Settings {
+        listeners: vec![("relay", relay, "none")],
+        domains: &["sink.test"],
+        routes: vec![("*", format!("smtp://{}", sink.address()))],
+        delivery: "retry = [\"1s\"]",
+        ..Settings::default()
+    };
+    let submission_settings = Settings {
+        listeners: vec![("submission", submission, "implicit")],
+        routes: vec![("*", format!("smtp://{relay}"))],
+        delivery: "retry = [\"1s\"]",
+        ..Settings::default()
+    };
+    let relay_configuration = site.configure("relay", &relay_settings).unwrap();
+    let configuration = site.configure("submission", &submission_settings).unwrap();
+    let start_relay = async || -> Service {
+        Site::start_again("postroad-relay", &relay_configuration)
+            .await
+            .unwrap()
+    };
+    let load = Load::start(Way::Submission(submission), 4);
+    let mut dice = Dice(1147);
+    let mut relaying = start_relay().await;
+    for _ in 0..KILLS {
+        let took = kill_under_load("postroad-submission", &configuration, &load, &mut dice).await;
+        kill_at_start("postroad-submission", &configuration, took, &mut dice).await;
+        relaying.kill().await.unwrap();
+        relaying = start_relay().await;
+    }
+    let submitting = Site::start_again("postroad-submission", &configuration)
+        .await
+        .unwrap();
+    load.until_also_big(load.acknowledged() + GOING).await;
+    let acknowledged = load.stop().await;
+    assert_all_arrive(&acknowledged, &sink, relaying.log()).await;
+    for service in [submitting, relaying] {
+        assert!(service.terminate().await.unwrap().success());
+    }
 }

@@ -23,7 +23,7 @@ async fn swaks_and_python_reach_a_postfix() {
         message: "Subject: kit\n\nhello\n",
     };
     let _ = submission.by_swaks(&[]).await.unwrap().succeeded();
-    let _ = submission.by_python().await.unwrap().succeeded();
+    let _ = submission.by_python(&[]).await.unwrap().succeeded();
     let mail = tokio::task::spawn_blocking(move || postfix.wait_for_mail(2))
         .await
         .unwrap()

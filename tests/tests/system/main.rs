@@ -7,10 +7,24 @@
     reason = "a test tells one story and stops at the first thing that is not as it must be"
 )]
 
+mod admin;
+mod chain;
+mod configuration;
 mod crash;
 mod delivery;
+mod dev;
+mod hops;
 mod hostile;
+mod kept;
 mod kit;
-mod operator;
+mod limits;
+mod load;
+mod memory;
+mod mx;
+mod queue;
+mod reload;
 mod smuggling;
+mod stop;
 mod submission;
+mod users;
+mod world;

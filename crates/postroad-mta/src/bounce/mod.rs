@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 
 use bytes::{Bytes, BytesMut};
 use postroad_mail::{
-    EnhancedCode, Envelope, Notify, Origin, Recipient, Reply, ReversePath, Severity, Timestamp,
+    Address, Class, EnhancedCode, Envelope, Notify, Origin, Recipient, Reply, ReversePath,
+    Timestamp, escape_peer_text,
 };
 use postroad_message::dsn::{self, Action, RecipientReport, Report};
-use postroad_queue::{Claimed, Content, Draft, Lane, Notice, Outcome};
+use postroad_queue::{Claimed, Content, Draft, Notice, Outcome};
 use tracing::{error, warn};
 
-use crate::outbound::OutboundConfig;
+use crate::outbound::{OutboundConfig, Settings, lanes};
 
 /// Octets of a message read for a notice, at most: a header block larger than this is cut.
 const READ_MAX: usize = 512 << 10;
@@ -28,15 +29,29 @@ pub(crate) struct Ended {
 /// What has happened, and to which recipients.
 type Owed = (Action, Vec<usize>);
 
+/// A notice, as the log shows it once it is in the queue.
+#[derive(Clone, Debug)]
+pub(crate) struct Shown {
+    pub(crate) kind: &'static str,
+    /// The recipients it is about.
+    pub(crate) about: String,
+    /// Who gets it.
+    pub(crate) to: String,
+}
+
+/// Recipients that a log line names, at most.
+const SHOWN_MAX: usize = 10;
+
 /// One notice for each thing that has happened, naming all recipients to whom it has.
 pub(crate) async fn notices(
-    config: &OutboundConfig,
+    settings: &Settings,
     job: &Claimed,
     ended: &BTreeMap<usize, Ended>,
     late: bool,
     expires: Timestamp,
     now: Timestamp,
-) -> Vec<Notice> {
+) -> Vec<(Notice, Shown)> {
+    let config = &settings.config;
     let mut owed: Vec<Owed> = Vec::new();
     for (&index, end) in ended {
         let Some(recipient) = job.message.envelope.recipients().get(index) else {
@@ -71,7 +86,14 @@ pub(crate) async fn notices(
             to: &to,
             original,
         };
-        notices.push(reported.write(action, &recipients));
+        let mut notice = reported.write(action, &recipients);
+        let Draft {
+            envelope, origin, ..
+        } = &notice.draft;
+        let size = notice.draft.head.len() + notice.body.len();
+        let size = u64::try_from(size).unwrap_or(u64::MAX);
+        notice.draft.lanes = lanes(&settings.router, envelope, origin, size).await;
+        notices.push((notice, reported.shown(action, &recipients)));
     }
     notices
 }
@@ -92,7 +114,7 @@ fn addressee(
     config: &OutboundConfig,
     job: &Claimed,
     owed: Vec<Owed>,
-) -> Option<(postroad_mail::Address, Vec<Owed>)> {
+) -> Option<(Address, Vec<Owed>)> {
     if owed.is_empty() {
         return None;
     }
@@ -153,16 +175,19 @@ struct Reported<'a> {
     ended: &'a BTreeMap<usize, Ended>,
     expires: Timestamp,
     now: Timestamp,
-    to: &'a postroad_mail::Address,
+    to: &'a Address,
     original: Bytes,
 }
 
 impl Reported<'_> {
     fn write(&self, action: Action, recipients: &[usize]) -> Notice {
         let message = &self.job.message;
-        let replies: Vec<_> = recipients.iter().filter_map(|&n| self.one(n)).collect();
+        let replies: Vec<_> = recipients
+            .iter()
+            .filter_map(|&n| self.one(n, action))
+            .collect();
         let reports = replies.iter().map(|one| RecipientReport {
-            recipient: one.recipient,
+            recipient: &one.recipient,
             status: one.status,
             remote_mta: one.remote_mta,
             diagnostic: &one.diagnostic,
@@ -205,7 +230,7 @@ impl Reported<'_> {
             "bounce"
         };
         let draft = Draft {
-            lanes: vec![Lane::new(self.to.domain().ascii())],
+            lanes: Vec::new(),
             envelope,
             origin: Origin {
                 service: service.to_owned(),
@@ -219,30 +244,66 @@ impl Reported<'_> {
         }
     }
 
-    fn one(&self, index: usize) -> Option<One<'_>> {
+    fn one(&self, index: usize, action: Action) -> Option<One<'_>> {
         let end = self.ended.get(&index)?;
         let evidence = end.outcome.evidence();
-        Some(One {
-            recipient: self.job.message.envelope.recipients().get(index)?,
+        let recipient = self.job.message.envelope.recipients().get(index)?;
+        let mut one = One {
+            recipient: recipient.clone(),
             status: if end.expired {
                 EnhancedCode::permanent(4, 7)
             } else {
-                status(&evidence.reply)
+                status(&evidence.reply, action)
             },
             remote_mta: evidence.remote_mta.as_deref(),
-            diagnostic: if end.expired {
-                format!("{} (tried until its time was up)", evidence.reply)
-            } else {
-                evidence.reply.to_string()
-            },
+            diagnostic: evidence.reply.to_string(),
             remote: evidence.remote,
             at: evidence.at,
-        })
+        };
+        if self.is_private_postmaster(recipient) {
+            // Neither the address nor its host, nor what that says of it.
+            one.recipient.address = Address::postmaster_at(self.config.hostname.clone());
+            one.remote_mta = None;
+            one.remote = false;
+            let code = evidence.reply.code;
+            one.diagnostic = format!("{code} {} at the postmaster's mailbox", one.status);
+        }
+        if end.expired {
+            one.diagnostic.push_str(" (tried until its time was up)");
+        }
+        Some(one)
+    }
+
+    /// Whether this is the postmaster's own address, and the sender does not know it: intake has put it in the
+    /// place of the host's, and has said so in ORCPT. Who wrote to it by its name knows it.
+    fn is_private_postmaster(&self, recipient: &Recipient) -> bool {
+        let (Some(private), Some(named)) = (&self.config.postmaster, &recipient.original) else {
+            return false;
+        };
+        let known = named.address.parse().is_ok_and(|a: Address| a == *private);
+        recipient.address == *private && !known
+    }
+
+    fn shown(&self, action: Action, recipients: &[usize]) -> Shown {
+        let all = self.job.message.envelope.recipients();
+        let named = recipients.iter().take(SHOWN_MAX);
+        let mut about: Vec<_> = named
+            .filter_map(|&n| all.get(n))
+            .map(|r| escape_peer_text(&r.address.to_string()))
+            .collect();
+        if recipients.len() > SHOWN_MAX {
+            about.push("\u{2026}".to_owned());
+        }
+        Shown {
+            kind: action.name(),
+            about: about.join(" "),
+            to: escape_peer_text(&self.to.to_string()),
+        }
     }
 }
 
 struct One<'a> {
-    recipient: &'a Recipient,
+    recipient: Recipient,
     status: EnhancedCode,
     remote_mta: Option<&'a str>,
     diagnostic: String,
@@ -250,11 +311,40 @@ struct One<'a> {
     at: Timestamp,
 }
 
-/// The reply's own enhanced code, or the plainest of its class.
-fn status(reply: &Reply) -> EnhancedCode {
-    reply.enhanced.unwrap_or(match reply.severity() {
-        Severity::Success | Severity::Continue => EnhancedCode::success(0, 0),
-        Severity::Transient => EnhancedCode::transient(0, 0),
-        Severity::Permanent => EnhancedCode::permanent(0, 0),
-    })
+/// The reply's own enhanced code, or the plainest, in the class of what follows from it
+/// (RFC 3464 section 2.3.4): a 554 greeting delays a message for which there are other hosts.
+fn status(reply: &Reply, action: Action) -> EnhancedCode {
+    let class = match action {
+        Action::Failed => Class::Permanent,
+        Action::Delayed => Class::Transient,
+        Action::Delivered | Action::Relayed => Class::Success,
+    };
+    let code = reply.enhanced.unwrap_or(EnhancedCode::permanent(0, 0));
+    EnhancedCode { class, ..code }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use postroad_mail::ReplyCode;
+
+    #[test]
+    fn the_status_is_of_the_actions_class() {
+        let reply = |code, enhanced: &str| Reply {
+            code: ReplyCode::new(code).unwrap(),
+            enhanced: enhanced.parse().ok(),
+            text: "x".into(),
+        };
+        for (reply, action, shown) in [
+            (reply(554, "5.7.1"), Action::Delayed, "4.7.1"),
+            (reply(552, "5.5.3"), Action::Delayed, "4.5.3"),
+            (reply(550, "4.1.1"), Action::Failed, "5.1.1"),
+            (reply(550, "-"), Action::Failed, "5.0.0"),
+            (reply(451, "-"), Action::Delayed, "4.0.0"),
+            (reply(250, "2.1.5"), Action::Delivered, "2.1.5"),
+            (reply(250, "-"), Action::Relayed, "2.0.0"),
+        ] {
+            assert_eq!(status(&reply, action).to_string(), shown, "{reply:?}");
+        }
+    }
 }

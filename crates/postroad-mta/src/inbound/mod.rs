@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use postroad_intake::Intake;
-use postroad_mail::{ForwardPath, escape_peer_text, replies};
+use postroad_intake::{ByDomain, Intake, RcptAsked, RoutePreview, shown_recipients};
+use postroad_mail::{Address, ForwardPath, ReversePath, escape_peer_text, replies};
 use postroad_net::server::{Handler, Role};
 use postroad_net::{Networks, clock};
 use postroad_proto::server::{Answer, Info, Question};
@@ -34,6 +34,7 @@ pub struct InboundConfig {
 pub struct Inbound {
     config: ArcSwap<InboundConfig>,
     store: Arc<dyn Store>,
+    routes: Arc<dyn RoutePreview>,
 }
 
 impl std::fmt::Debug for Inbound {
@@ -51,7 +52,16 @@ impl Inbound {
         Self {
             config: ArcSwap::from_pointee(config),
             store,
+            routes: Arc::new(ByDomain),
         }
+    }
+
+    /// With routes, which say which recipients travel together, and whom to refuse at once:
+    /// usually the [`Outbound`](crate::Outbound) of the same process, whose reloads it follows.
+    #[must_use]
+    pub fn with_routes(mut self, routes: Arc<dyn RoutePreview>) -> Self {
+        self.routes = routes;
+        self
     }
 
     /// New settings, for sessions from now on.
@@ -71,7 +81,9 @@ impl Role for Inbound {
             InboundHandler {
                 config,
                 store: Arc::clone(&self.store),
+                routes: Arc::clone(&self.routes),
                 peer,
+                sender: (ReversePath::Null, 0),
                 transaction: None,
             },
         )
@@ -90,7 +102,10 @@ impl Role for Inbound {
 pub struct InboundHandler {
     config: Arc<InboundConfig>,
     store: Arc<dyn Store>,
+    routes: Arc<dyn RoutePreview>,
     peer: IpAddr,
+    /// What MAIL has said: the reverse-path, and SIZE=.
+    sender: (ReversePath, u64),
     transaction: Option<Transaction>,
 }
 
@@ -105,6 +120,7 @@ impl std::fmt::Debug for InboundHandler {
 struct Transaction {
     intake: Intake,
     from: String,
+    to: String,
     recipients: usize,
     size: usize,
 }
@@ -112,17 +128,15 @@ struct Transaction {
 impl Handler for InboundHandler {
     async fn ask(&mut self, info: &Info, question: Question) -> Answer {
         match question {
-            Question::Connect | Question::Hello(_) | Question::Mail(_) => Answer::Accept,
-            Question::Rcpt(rcpt) => {
-                if self.takes(&rcpt.to, info.peer.trusted) {
-                    Answer::Accept
-                } else {
-                    info!(peer = %self.peer, to = escape_peer_text(&rcpt.to.to_string()), "relaying denied");
-                    Answer::Reject(replies::RELAY_DENIED)
-                }
+            Question::Connect | Question::Hello(_) => Answer::Accept,
+            Question::Mail(mail) => {
+                self.sender = (mail.from, mail.size.unwrap_or(0));
+                Answer::Accept
             }
+            Question::Rcpt(rcpt) => self.recipient(info, &rcpt.to).await,
             Question::Data(envelope) => {
                 let (from, recipients) = (envelope.from.to_string(), envelope.recipients().len());
+                let to = shown_recipients(&envelope);
                 match Intake::begin(
                     clock::now(),
                     Arc::clone(&self.config.intake),
@@ -134,6 +148,7 @@ impl Handler for InboundHandler {
                         self.transaction = Some(Transaction {
                             intake,
                             from,
+                            to,
                             recipients,
                             size: 0,
                         });
@@ -146,6 +161,8 @@ impl Handler for InboundHandler {
             // A relay has no users.
             Question::Password { .. } => Answer::Reject(replies::AUTH_FAILED),
             Question::Verify(_) | Question::Expand(_) => Answer::Reject(replies::CANNOT_VERIFY),
+            // Questions that this role does not know: it offers nothing that leads to them.
+            _ => Answer::Reject(replies::LOCAL_ERROR),
         }
     }
 
@@ -167,28 +184,64 @@ impl InboundHandler {
         match to {
             ForwardPath::Postmaster => true,
             ForwardPath::Address(address) => {
-                let own = *address.domain() == self.config.intake.hostname
-                    && address.local_part().is_postmaster();
-                trusted || own || self.config.domains.contains(address.domain())
+                trusted
+                    || self.is_own_postmaster(address)
+                    || self.config.domains.contains(address.domain())
             }
         }
+    }
+
+    async fn recipient(&mut self, info: &Info, to: &ForwardPath) -> Answer {
+        let shown = escape_peer_text(&to.to_string());
+        if !self.takes(to, info.peer.trusted) {
+            info!(peer = %self.peer, to = shown, "relaying denied");
+            return Answer::Reject(replies::RELAY_DENIED);
+        }
+        // The postmaster is there always, and for everyone (RFC 5321 section 4.5.1).
+        let ForwardPath::Address(address) = to else {
+            return Answer::Accept;
+        };
+        if self.is_own_postmaster(address) {
+            return Answer::Accept;
+        }
+        let (sender, size) = &self.sender;
+        let asked = RcptAsked {
+            recipient: address,
+            sender,
+            user: None,
+            network: Some(info.peer.address),
+            size: *size,
+        };
+        match self.routes.refusal(&asked).await {
+            Some(reply) => {
+                info!(peer = %self.peer, to = shown, %reply, "refused by a route");
+                Answer::Reject(reply)
+            }
+            None => Answer::Accept,
+        }
+    }
+
+    fn is_own_postmaster(&self, address: &Address) -> bool {
+        *address.domain() == self.config.intake.hostname && address.local_part().is_postmaster()
     }
 
     async fn commit(&mut self) -> Answer {
         let Some(Transaction {
             intake,
             from,
+            to,
             recipients,
             size,
         }) = self.transaction.take()
         else {
             return Answer::Reject(replies::LOCAL_ERROR);
         };
-        match intake.commit(clock::now()).await {
+        match intake.commit(clock::now(), &*self.routes).await {
             Ok((id, origin)) => {
                 info!(
                     queue_id = %id,
                     from = escape_peer_text(&from),
+                    to,
                     recipients,
                     size,
                     peer = %self.peer,
@@ -199,7 +252,7 @@ impl InboundHandler {
                 Answer::Queued(id.to_string())
             }
             Err(reply) => {
-                info!(from = escape_peer_text(&from), recipients, size, peer = %self.peer, %reply, "message refused");
+                info!(from = escape_peer_text(&from), to, recipients, size, peer = %self.peer, %reply, "message refused");
                 Answer::Reject(reply)
             }
         }

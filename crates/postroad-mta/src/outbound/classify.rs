@@ -4,10 +4,14 @@
 //! |---|---|---|
 //! | no connection, TLS required and failed, session refused or lost before MAIL | deferred | is tried |
 //! | STARTTLS failed, and is not required | – | the same address again, in plaintext |
+//! | 452 to RCPT, or 552 (RFC 5321 section 4.5.3.1.10), while others were taken | – | the same connection again, as long as some are taken each time |
 //! | 5yz to MAIL, RCPT, DATA or the end of data | failed | is not tried |
+//! | 552 to RCPT, but for a full mailbox or too large a message | deferred | is tried |
 //! | 4yz to MAIL, RCPT or DATA | deferred | is tried |
 //! | 4yz to the end of data | deferred | is not tried |
+//! | lost, or 421, at MAIL on a connection that has served before | – | the same address again, over a new connection |
 //! | lost or silent before the end of data | deferred | is tried |
+//! | the message could not be read here | deferred: 4.3.0, of our own | is not tried |
 //! | lost or silent after the end of data | deferred, may become a duplicate (RFC 5321 section 4.5.4.1, RFC 1047) | is not tried |
 //! | the hop lacks what the message needs | failed: 5.6.3, 5.6.7, 5.3.4 | is not tried |
 
@@ -45,6 +49,40 @@ impl Hop {
     }
 }
 
+/// Whether the server has taken as many recipients in this transaction as it takes in one: 452,
+/// or the 552 of RFC 821, which says the same (RFC 5321 section 4.5.3.1.10). A mailbox that is
+/// full (x.2.2) and a message that is too large (x.3.4) are no matter of numbers.
+pub(crate) fn is_too_many(result: &RecipientResult) -> bool {
+    let RecipientResult::Refused {
+        phase: Phase::Rcpt,
+        reply,
+    } = result
+    else {
+        return false;
+    };
+    let other = |code: EnhancedCode| matches!((code.subject, code.detail), (2, 2) | (3, 4));
+    matches!(reply.code.get(), 452 | 552) && !reply.enhanced.is_some_and(other)
+}
+
+/// Whether a connection had gone, or was about to, before the transaction began: nothing was
+/// asked of it but MAIL and what was sent ahead of its reply.
+pub(crate) fn is_stale(results: &[RecipientResult]) -> bool {
+    results.iter().all(|result| {
+        let RecipientResult::Broken {
+            phase: Phase::Mail | Phase::Idle,
+            error,
+        } = result
+        else {
+            return false;
+        };
+        match error {
+            SessionError::Lost => true,
+            SessionError::Refused { reply } => reply.code.get() == 421,
+            _ => false,
+        }
+    })
+}
+
 /// A reply of our own making.
 pub(crate) fn own_reply(code: u16, enhanced: EnhancedCode, text: String) -> Reply {
     Reply::row(code, enhanced, "").with_text(text)
@@ -61,13 +99,14 @@ fn bounded(reply: Reply) -> Reply {
 }
 
 pub(crate) fn recipient(result: RecipientResult, hop: &Hop, at: Timestamp) -> Classified {
+    let too_many = is_too_many(&result);
     match result {
         RecipientResult::Accepted(reply) => Classified {
             outcome: Outcome::Delivered(hop.evidence(at, reply, true)),
             try_next: false,
         },
         RecipientResult::Refused { phase, reply } => {
-            let permanent = reply.severity() == Severity::Permanent;
+            let permanent = reply.severity() == Severity::Permanent && !too_many;
             let evidence = hop.evidence(at, reply, true);
             if permanent {
                 Classified {
@@ -221,6 +260,10 @@ mod tests {
             (refused(Phase::Mail, 451), "deferred true"),
             (refused(Phase::Rcpt, 450), "deferred true"),
             (refused(Phase::Rcpt, 550), "failed false"),
+            (refused(Phase::Rcpt, 452), "deferred true"),
+            (refused(Phase::Rcpt, 552), "deferred true"),
+            (refused(Phase::Mail, 552), "failed false"),
+            (refused(Phase::EndOfData, 552), "failed false"),
             (refused(Phase::Data, 554), "failed false"),
             (refused(Phase::EndOfData, 452), "deferred false"),
             (refused(Phase::EndOfData, 554), "failed false"),
@@ -242,6 +285,39 @@ mod tests {
                 format!("{name} {}", classified.try_next),
                 shown,
                 "{result:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn too_many_recipients() {
+        let refused = |phase, reply: &str| {
+            let (code, rest) = reply.split_once(' ').unwrap();
+            RecipientResult::Refused {
+                phase,
+                reply: Reply {
+                    code: postroad_mail::ReplyCode::new(code.parse().unwrap()).unwrap(),
+                    enhanced: rest.parse().ok(),
+                    text: "x".into(),
+                },
+            }
+        };
+        for (phase, reply, yes) in [
+            (Phase::Rcpt, "452 4.5.3", true),
+            (Phase::Rcpt, "452 -", true),
+            (Phase::Rcpt, "552 5.5.3", true),
+            (Phase::Rcpt, "552 -", true),
+            (Phase::Rcpt, "452 4.2.2", false),
+            (Phase::Rcpt, "552 5.2.2", false),
+            (Phase::Rcpt, "552 5.3.4", false),
+            (Phase::Rcpt, "450 4.2.1", false),
+            (Phase::Mail, "452 4.3.1", false),
+            (Phase::EndOfData, "552 5.3.4", false),
+        ] {
+            assert_eq!(
+                is_too_many(&refused(phase, reply)),
+                yes,
+                "{phase:?} {reply}"
             );
         }
     }

@@ -1,20 +1,16 @@
 //! One job from claim to record.
 
 use std::collections::BTreeMap;
-use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
-use postroad_mail::{EnhancedCode, Recipient, Reply, ReversePath, escape_peer_text};
-use postroad_message::return_path_header;
+use postroad_mail::{EnhancedCode, Reply, ReversePath, escape_peer_text};
 use postroad_queue::{AttemptRecord, Change, Claimed, Evidence, Next, Outcome};
-use postroad_routing::{Destination, Hop, HopPlan, PlanError, Route, RouteRequest};
+use postroad_routing::{Destination, Route, RouteRequest};
 use tracing::{error, info, warn};
 
-use super::attempt::{Results, Way};
+use super::attempt::Results;
 use super::classify::own_reply;
-use super::content::Pieces;
-use super::{Outbound, Settings, maildir};
+use super::{Outbound, Settings};
 use crate::bounce::{self, Ended};
 
 /// A pause before a record that failed is tried again: while it is not written, the lease is ours.
@@ -29,6 +25,17 @@ impl Outbound {
         for (route, recipients) in self.routes(&settings, &job, &mut results).await {
             let more = self.follow(&settings, &job, route, &recipients).await;
             results.extend(more);
+        }
+        // Whoever has no result would be due again at once, and for ever.
+        for &index in &job.recipients {
+            results.entry(index).or_insert_with(|| {
+                let reply = own_reply(
+                    451,
+                    EnhancedCode::transient(3, 5),
+                    "The route of the recipient names no host".to_owned(),
+                );
+                (Outcome::Deferred(self.own(reply)), false)
+            });
         }
         self.settle(&settings, &job, results).await;
     }
@@ -65,7 +72,14 @@ impl Outbound {
                     }
                 }
                 Err(error) => {
-                    let reply = own_reply(451, EnhancedCode::transient(4, 3), error.to_string());
+                    // What went wrong inside is for the operator only.
+                    let detail = escape_peer_text(&error.to_string());
+                    warn!(queue_id = %message.id, detail, "a route cannot be found now");
+                    let reply = own_reply(
+                        451,
+                        EnhancedCode::transient(4, 3),
+                        "The route of the recipient cannot be found now".to_owned(),
+                    );
                     results.insert(index, (Outcome::Deferred(self.own(reply)), false));
                 }
             }
@@ -73,177 +87,8 @@ impl Outbound {
         ways
     }
 
-    async fn follow(
-        &self,
-        settings: &Settings,
-        job: &Claimed,
-        route: Route,
-        recipients: &[usize],
-    ) -> Results {
-        let all = |outcome: Outcome| {
-            recipients
-                .iter()
-                .map(|&n| (n, (outcome.clone(), false)))
-                .collect()
-        };
-        let seed = u64::from_be_bytes(std::array::from_fn(|n| {
-            job.message.id.to_bytes().get(n + 8).copied().unwrap_or(0)
-        }));
-        let (plan, port, implicit_tls) = match &route.destination {
-            Destination::Mx(domain) => {
-                let Some(domain) = domain else {
-                    return Results::new();
-                };
-                (
-                    settings
-                        .mx
-                        .mx(domain, seed.wrapping_add(u64::from(job.attempts)))
-                        .await,
-                    settings.config.port,
-                    false,
-                )
-            }
-            Destination::Hops(hops) => {
-                return self
-                    .follow_hops(settings, job, &route, hops, recipients)
-                    .await;
-            }
-            Destination::Maildir(directory) => {
-                return self.maildir(job, directory, recipients).await;
-            }
-            Destination::Discard => {
-                let reply = own_reply(
-                    250,
-                    EnhancedCode::success(0, 0),
-                    "Discarded by a route".to_owned(),
-                );
-                return all(Outcome::Delivered(self.own(reply)));
-            }
-            Destination::Reject(reply) => return all(Outcome::Failed(self.own(reply.clone()))),
-            Destination::Defer(reply) => return all(Outcome::Deferred(self.own(reply.clone()))),
-            _ => {
-                let reply = own_reply(
-                    451,
-                    EnhancedCode::transient(3, 5),
-                    "The route leads where this version cannot go".to_owned(),
-                );
-                return all(Outcome::Deferred(self.own(reply)));
-            }
-        };
-        match plan {
-            Ok(plan) => {
-                let way = Way {
-                    plan,
-                    port,
-                    implicit_tls,
-                    options: route.options,
-                };
-                self.attempt(settings, job, recipients, &way).await
-            }
-            Err(error) => all(self.unplanned(error)),
-        }
-    }
-
-    /// Hosts named by the route, each with a port of its own.
-    async fn follow_hops(
-        &self,
-        settings: &Settings,
-        job: &Claimed,
-        route: &Route,
-        hops: &[Hop],
-        recipients: &[usize],
-    ) -> Results {
-        let mut results = Results::new();
-        let mut waiting = recipients.to_vec();
-        for hop in hops {
-            let more = match settings.mx.host(&hop.host).await {
-                Ok(plan) => {
-                    let way = Way {
-                        plan: HopPlan { hosts: plan.hosts },
-                        port: hop.port,
-                        implicit_tls: hop.implicit_tls,
-                        options: route.options.clone(),
-                    };
-                    self.attempt(settings, job, &waiting, &way).await
-                }
-                Err(error) => {
-                    let outcome = self.unplanned(error);
-                    waiting
-                        .iter()
-                        .map(|&n| (n, (outcome.clone(), false)))
-                        .collect()
-                }
-            };
-            results.extend(more);
-            waiting.retain(|n| matches!(results.get(n), Some((Outcome::Deferred(_), _)) | None));
-            if waiting.is_empty() {
-                break;
-            }
-        }
-        results
-    }
-
-    fn unplanned(&self, error: PlanError) -> Outcome {
-        match error {
-            PlanError::Permanent(reply) => Outcome::Failed(self.own(reply)),
-            PlanError::Temporary(reply) => Outcome::Deferred(self.own(reply)),
-        }
-    }
-
-    async fn maildir(&self, job: &Claimed, directory: &Path, recipients: &[usize]) -> Results {
-        let mut results = Results::new();
-        let envelope = &job.message.envelope;
-        for &index in recipients {
-            let Some(Recipient { address, .. }) = envelope.recipients().get(index) else {
-                continue;
-            };
-            let name = format!(
-                "{}.{}_{index}.postroad",
-                job.message.arrived.as_millis() / 1000,
-                job.message.id
-            );
-            let header = format!(
-                "{}Delivered-To: {address}\r\n",
-                return_path_header(&envelope.from)
-            );
-            let mut pieces = Pieces::new(Arc::clone(&job.content));
-            let delivering = maildir::deliver(directory, &name, &header, &mut pieces);
-            let outcome = match delivering.await {
-                Ok(file) => {
-                    self.maildir_delivered(&file, &envelope.from.to_string(), &address.to_string());
-                    let reply = own_reply(
-                        250,
-                        EnhancedCode::success(1, 5),
-                        format!("Delivered to {}", directory.display()),
-                    );
-                    Outcome::Delivered(self.own(reply))
-                }
-                // A copy under this name is one whose record was lost in a crash.
-                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-                    let reply = own_reply(
-                        250,
-                        EnhancedCode::success(1, 5),
-                        "Delivered before".to_owned(),
-                    );
-                    Outcome::Delivered(self.own(reply))
-                }
-                Err(error) => {
-                    warn!(queue_id = %job.message.id, directory = %directory.display(), %error, "a Maildir cannot be written");
-                    let reply = own_reply(
-                        451,
-                        EnhancedCode::transient(3, 0),
-                        "The mailbox cannot be written now".to_owned(),
-                    );
-                    Outcome::Deferred(self.own(reply))
-                }
-            };
-            results.insert(index, (outcome, false));
-        }
-        results
-    }
-
     /// What was found here, not said by a hop.
-    fn own(&self, reply: Reply) -> Evidence {
+    pub(crate) fn own(&self, reply: Reply) -> Evidence {
         Evidence {
             at: self.clock.now(),
             hop: None,
@@ -251,6 +96,14 @@ impl Outbound {
             reply,
             remote: false,
             tls: None,
+        }
+    }
+
+    /// Likewise, with a place of ours, which the log shows and a notice does not.
+    pub(crate) fn own_at(&self, place: String, reply: Reply) -> Evidence {
+        Evidence {
+            hop: Some(place),
+            ..self.own(reply)
         }
     }
 
@@ -280,8 +133,8 @@ impl Outbound {
             log(job, index, end, now);
         }
         let late = !job.warned && schedule.is_late(message.arrived, now);
-        let notices = bounce::notices(
-            &settings.config,
+        let owed = bounce::notices(
+            settings,
             job,
             &ended,
             late,
@@ -289,6 +142,7 @@ impl Outbound {
             now,
         )
         .await;
+        let (notices, shown): (Vec<_>, Vec<_>) = owed.into_iter().unzip();
         let record = AttemptRecord {
             changes: ended
                 .into_iter()
@@ -305,17 +159,22 @@ impl Outbound {
             warned: late,
             notices,
         };
-        self.write_down(job, &record).await;
+        if self.write_down(job, &record).await {
+            for notice in shown {
+                info!(queue_id = %message.id, kind = notice.kind, about = notice.about, to = notice.to, "notice queued");
+            }
+        }
     }
 
-    async fn write_down(&self, job: &Claimed, record: &AttemptRecord) {
+    /// Whether it is written.
+    async fn write_down(&self, job: &Claimed, record: &AttemptRecord) -> bool {
         for attempt in 1..=RECORD_TRIES {
             match self
                 .store
                 .record(self.clock.now(), &job.lease, record.clone())
                 .await
             {
-                Ok(()) => return,
+                Ok(()) => return true,
                 Err(error) => {
                     error!(queue_id = %job.message.id, %error, attempt, "what came of an attempt cannot be written down; the message may be sent again");
                     if matches!(
@@ -323,12 +182,13 @@ impl Outbound {
                         postroad_queue::StoreError::LeaseLost(_)
                             | postroad_queue::StoreError::Closed
                     ) {
-                        return;
+                        return false;
                     }
                     tokio::time::sleep(RECORD_PAUSE).await;
                 }
             }
         }
+        false
     }
 }
 

@@ -10,6 +10,10 @@ use tokio::io::AsyncWriteExt as _;
 
 /// Delivers one copy; gives its file.
 ///
+/// The name is the delivery's own and the lease makes us its only writer. A file of that name in
+/// `tmp` is what a crash has left of an earlier try: it is written anew. One in `new` is whole,
+/// since it got there by a rename after its sync: that try had finished, only its record was lost.
+///
 /// # Errors
 /// Where it is not safely on disk.
 pub(crate) async fn deliver(
@@ -19,31 +23,55 @@ pub(crate) async fn deliver(
     content: &mut impl Source,
 ) -> io::Result<PathBuf> {
     for part in ["tmp", "new", "cur"] {
-        let mut builder = fs::DirBuilder::new();
-        builder.recursive(true).mode(0o700);
-        builder.create(directory.join(part)).await?;
+        create_durably(&directory.join(part)).await?;
     }
     let temporary = directory.join("tmp").join(name);
     let delivered = directory.join("new").join(name);
-    let written = write(&temporary, header, content).await;
-    let placed = match written {
-        Ok(()) => fs::rename(&temporary, &delivered).await,
-        Err(error) => Err(error),
-    };
-    if let Err(error) = placed {
-        let _ = fs::remove_file(&temporary).await;
-        return Err(error);
+    let finished = fs::symlink_metadata(&delivered).await;
+    if !finished.is_ok_and(|found| found.is_file()) {
+        let placed = match write(&temporary, header, content).await {
+            Ok(()) => fs::rename(&temporary, &delivered).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = placed {
+            let _ = fs::remove_file(&temporary).await;
+            return Err(error);
+        }
     }
-    fs::File::open(directory.join("new"))
-        .await?
-        .sync_all()
-        .await?;
+    sync_directory(&directory.join("new")).await?;
     Ok(delivered)
+}
+
+/// Makes a directory and those above it; each new one's name is synced too, or a power loss could
+/// take a mailbox away with the mail in it.
+async fn create_durably(directory: &Path) -> io::Result<()> {
+    if fs::metadata(directory).await.is_ok_and(|it| it.is_dir()) {
+        return Ok(());
+    }
+    let mut missing = Vec::new();
+    for path in directory.ancestors() {
+        // `mkdir` says what is wrong where something else than a directory has the name.
+        if path.as_os_str().is_empty() || fs::try_exists(path).await? {
+            break;
+        }
+        missing.push(path);
+    }
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true).mode(0o700);
+    builder.create(directory).await?;
+    for parent in missing.into_iter().filter_map(Path::parent) {
+        sync_directory(parent).await?;
+    }
+    Ok(())
+}
+
+async fn sync_directory(directory: &Path) -> io::Result<()> {
+    fs::File::open(directory).await?.sync_all().await
 }
 
 async fn write(path: &Path, header: &str, content: &mut impl Source) -> io::Result<()> {
     let mut options = fs::OpenOptions::new();
-    options.write(true).create_new(true).mode(0o600);
+    options.write(true).create(true).truncate(true).mode(0o600);
     let mut file = options.open(path).await?;
     let mut newlines = Newlines::default();
     let mut out = BytesMut::new();
@@ -135,5 +163,43 @@ mod tests {
         assert!(deliver(&mailbox, "2.x", "", &mut Broken).await.is_err());
         assert_eq!(std::fs::read_dir(mailbox.join("tmp")).unwrap().count(), 0);
         assert_eq!(std::fs::read_dir(mailbox.join("new")).unwrap().count(), 1);
+    }
+
+    #[tokio::test]
+    async fn what_a_crash_left_is_no_delivery() {
+        let directory = tempfile::tempdir().unwrap();
+        let mailbox = directory.path().join("box");
+        std::fs::create_dir_all(mailbox.join("tmp")).unwrap();
+        std::fs::write(
+            mailbox.join("tmp/1.x"),
+            "half of it, and longer than the whole",
+        )
+        .unwrap();
+        let file = deliver(&mailbox, "1.x", "", &mut Two(vec!["whole\r\n"]))
+            .await
+            .unwrap();
+        assert_eq!(std::fs::read(&file).unwrap(), b"whole\n");
+        assert_eq!(std::fs::read_dir(mailbox.join("tmp")).unwrap().count(), 0);
+        // Finished, and its record lost: the content is not even read.
+        let again = deliver(&mailbox, "1.x", "", &mut Two(vec!["again\r\n"]))
+            .await
+            .unwrap();
+        assert_eq!(again, file);
+        assert_eq!(std::fs::read(&file).unwrap(), b"whole\n");
+        assert_eq!(std::fs::read_dir(mailbox.join("new")).unwrap().count(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_file_in_a_directorys_place_is_an_error() {
+        let directory = tempfile::tempdir().unwrap();
+        let mailbox = directory.path().join("box");
+        std::fs::create_dir_all(&mailbox).unwrap();
+        std::fs::write(mailbox.join("tmp"), "").unwrap();
+        assert!(
+            deliver(&mailbox, "1.x", "", &mut Two(vec!["x"]))
+                .await
+                .is_err()
+        );
+        assert!(!mailbox.join("new").exists());
     }
 }

@@ -1,9 +1,12 @@
 //! Delivery: claims what is due, tries it, writes down what came of it.
 
 mod attempt;
+mod budget;
 mod classify;
 mod content;
+mod follow;
 mod job;
+mod lanes;
 mod maildir;
 mod pool;
 
@@ -23,6 +26,8 @@ use tokio_util::task::TaskTracker;
 use tracing::{error, warn};
 
 use pool::Pool;
+
+pub(crate) use lanes::lanes;
 
 /// Jobs claimed at a time, at most.
 const CLAIM_MAX: usize = 64;
@@ -107,11 +112,17 @@ pub(crate) struct Settings {
     pub(crate) config: OutboundConfig,
     pub(crate) router: SharedRouter,
     pub(crate) mx: Arc<dyn MxLookup>,
+    pub(crate) connector: Connector,
     pub(crate) session: Arc<postroad_proto::client::Config>,
 }
 
 impl Settings {
-    fn new(config: OutboundConfig, router: SharedRouter, mx: Arc<dyn MxLookup>) -> Self {
+    fn new(
+        config: OutboundConfig,
+        router: SharedRouter,
+        mx: Arc<dyn MxLookup>,
+        connector: Connector,
+    ) -> Self {
         let session = postroad_proto::client::Config {
             helo: config.hostname.ascii().to_owned(),
             starttls: postroad_proto::client::StartTls::IfOffered,
@@ -122,16 +133,17 @@ impl Settings {
             config,
             router,
             mx,
+            connector,
             session: session.into(),
         }
     }
 }
 
-/// The relay role, outbound.
+/// The relay role, outbound. It also tells intake, as a [`postroad_intake::RoutePreview`], what its
+/// routes say of a recipient before the message is in the queue.
 pub struct Outbound {
     pub(crate) settings: ArcSwap<Settings>,
     pub(crate) store: Arc<dyn Store>,
-    pub(crate) connector: Connector,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) pool: Pool,
     /// A job has ended: there may be room for another.
@@ -157,9 +169,8 @@ impl Outbound {
         connector: Connector,
     ) -> Self {
         Self {
-            settings: ArcSwap::from_pointee(Settings::new(config, router, mx)),
+            settings: ArcSwap::from_pointee(Settings::new(config, router, mx, connector)),
             store,
-            connector,
             clock: Arc::new(SystemClock),
             pool: Pool::default(),
             ended: Notify::new(),
@@ -174,9 +185,15 @@ impl Outbound {
     }
 
     /// New settings, for attempts from now on.
-    pub fn reload(&self, config: OutboundConfig, router: SharedRouter, mx: Arc<dyn MxLookup>) {
+    pub fn reload(
+        &self,
+        config: OutboundConfig,
+        router: SharedRouter,
+        mx: Arc<dyn MxLookup>,
+        connector: Connector,
+    ) {
         self.settings
-            .store(Arc::new(Settings::new(config, router, mx)));
+            .store(Arc::new(Settings::new(config, router, mx, connector)));
     }
 
     /// Delivers until the shutdown, then lets attempts finish for `drain` at most. What does not

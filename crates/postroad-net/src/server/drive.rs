@@ -367,7 +367,7 @@ mod tests {
                 let heard = play(client, sent.as_bytes()).await;
                 assert!(heard.starts_with("220 mx.test "), "{heard}");
                 assert!(
-                    heard.contains("Queued as 70000 octets\r\n221 2.2.0 "),
+                    heard.contains("Queued as 70000 octets\r\n221 2.0.0 "),
                     "{heard}"
                 );
                 let ended = served.await.unwrap();

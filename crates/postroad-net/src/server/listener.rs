@@ -1,6 +1,7 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+use postroad_proto::server::BareNewline;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
 
@@ -32,7 +33,23 @@ pub struct BindError {
 #[derive(Debug)]
 pub struct BoundListener {
     listener: std::net::TcpListener,
-    tls: ListenerTls,
+    terms: Terms,
+}
+
+/// What a listener has its sessions do, whatever the role's settings are.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Terms {
+    pub(crate) tls: ListenerTls,
+    pub(crate) bare_newline: Option<BareNewline>,
+}
+
+impl Terms {
+    const fn new(tls: ListenerTls) -> Self {
+        Self {
+            tls,
+            bare_newline: None,
+        }
+    }
 }
 
 impl BoundListener {
@@ -52,13 +69,22 @@ impl BoundListener {
             Err(error)
         });
         let listener = listener.map_err(|source| BindError { address, source })?;
-        Ok(Self { listener, tls })
+        let terms = Terms::new(tls);
+        Ok(Self { listener, terms })
     }
 
     /// Takes over a socket that listens already, as from systemd.
     #[must_use]
     pub const fn from_std(listener: std::net::TcpListener, tls: ListenerTls) -> Self {
-        Self { listener, tls }
+        let terms = Terms::new(tls);
+        Self { listener, terms }
+    }
+
+    /// Its sessions treat bare newlines like this, not as the role has it.
+    #[must_use]
+    pub const fn bare_newline(mut self, treatment: BareNewline) -> Self {
+        self.terms.bare_newline = Some(treatment);
+        self
     }
 
     /// Where it listens: with the port that the system chose, where it was left to it.
@@ -69,9 +95,9 @@ impl BoundListener {
         self.listener.local_addr()
     }
 
-    pub(crate) fn into_tokio(self) -> io::Result<(TcpListener, ListenerTls)> {
+    pub(crate) fn into_tokio(self) -> io::Result<(TcpListener, Terms)> {
         self.listener.set_nonblocking(true)?;
-        Ok((TcpListener::from_std(self.listener)?, self.tls))
+        Ok((TcpListener::from_std(self.listener)?, self.terms))
     }
 }
 

@@ -14,7 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use postroad_mail::replies;
-use postroad_proto::server::{Answer, Config, Info, Peer, Question, Session};
+use postroad_proto::server::{Answer, BareNewline, Config, Info, Peer, Question, Session};
 use socket2::SockRef;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
@@ -29,6 +29,7 @@ use crate::clock;
 use crate::tls::TlsCertificates;
 use drive::Driver;
 use limits::Gate;
+use listener::Terms;
 use transport::Transport;
 
 /// A pause after an accept that failed for want of descriptors or memory.
@@ -132,7 +133,7 @@ impl<R: Role> Server<R> {
     }
 
     async fn accept(self, bound: BoundListener) {
-        let (listener, tls) = match bound.into_tokio() {
+        let (listener, terms) = match bound.into_tokio() {
             Ok(listener) => listener,
             Err(error) => {
                 error!(%error, "a listening socket cannot be used");
@@ -144,7 +145,7 @@ impl<R: Role> Server<R> {
                 biased;
                 () = self.shutdown.cancelled() => return,
                 accepted = listener.accept() => match accepted {
-                    Ok((stream, peer)) => self.spawn(stream, peer.ip().to_canonical(), tls),
+                    Ok((stream, peer)) => self.spawn(stream, peer.ip().to_canonical(), terms),
                     Err(error) => {
                         warn!(%error, listener = %address(&listener), "accepting a connection failed");
                         tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -154,7 +155,7 @@ impl<R: Role> Server<R> {
         }
     }
 
-    fn spawn(&self, stream: TcpStream, peer: IpAddr, tls: ListenerTls) {
+    fn spawn(&self, stream: TcpStream, peer: IpAddr, terms: Terms) {
         // Replies are written whole; waiting to fill a segment only delays them.
         let _ = stream.set_nodelay(true);
         let trusted = self.role.is_trusted(peer);
@@ -163,7 +164,7 @@ impl<R: Role> Server<R> {
             Err(refusal) => {
                 info!(service = self.role.name(), peer = %peer, reason = ?refusal, "connection refused");
                 // Whoever waits for TLS cannot read why.
-                if tls != ListenerTls::Implicit {
+                if terms.tls != ListenerTls::Implicit {
                     self.tracker.spawn(refuse(stream, refusal));
                 }
                 return;
@@ -171,7 +172,7 @@ impl<R: Role> Server<R> {
         };
         let server = self.clone();
         self.tracker.spawn(async move {
-            let served = AssertUnwindSafe(server.serve(stream, peer, trusted, tls)).catch_unwind().await;
+            let served = AssertUnwindSafe(server.serve(stream, peer, trusted, terms)).catch_unwind().await;
             let errors = served.unwrap_or_else(|_| {
                 error!(service = server.role.name(), peer = %peer, "a session ended by a fault of ours");
                 0
@@ -181,13 +182,7 @@ impl<R: Role> Server<R> {
     }
 
     /// One connection from its first octet to its last; gives the errors counted in it.
-    async fn serve(
-        &self,
-        stream: TcpStream,
-        address: IpAddr,
-        trusted: bool,
-        tls: ListenerTls,
-    ) -> u32 {
+    async fn serve(&self, stream: TcpStream, address: IpAddr, trusted: bool, terms: Terms) -> u32 {
         let (config, handler) = self.role.open(address);
         let acceptor = self.certificates.as_ref().map(|c| c.acceptor());
         let mut transport = Transport::Plain(stream);
@@ -196,7 +191,7 @@ impl<R: Role> Server<R> {
             trusted,
             tls: None,
         };
-        if tls == ListenerTls::Implicit {
+        if terms.tls == ListenerTls::Implicit {
             // Never in plaintext where TLS was promised.
             let Some(acceptor) = &acceptor else {
                 error!(service = self.role.name(), peer = %address, "a listener with implicit TLS has no certificate: the connection is closed");
@@ -214,7 +209,8 @@ impl<R: Role> Server<R> {
                 Err(_) => return 1,
             }
         }
-        let config = session_config(config, tls == ListenerTls::StartTls && acceptor.is_some());
+        let starttls = terms.tls == ListenerTls::StartTls && acceptor.is_some();
+        let config = session_config(config, starttls, terms.bare_newline);
         let write_timeout = config.limits.command_timeout;
         let session = Session::new(clock::instant(), config, peer);
         let driver = Driver::new(
@@ -241,12 +237,18 @@ fn has_spoken(stream: &TcpStream) -> bool {
 }
 
 /// STARTTLS is offered where the listener has it, and a certificate for it.
-fn session_config(config: Arc<Config>, offered: bool) -> Arc<Config> {
-    if config.extensions.starttls == offered {
+fn session_config(
+    config: Arc<Config>,
+    starttls: bool,
+    bare_newline: Option<BareNewline>,
+) -> Arc<Config> {
+    let bare_newline = bare_newline.unwrap_or(config.bare_newline);
+    if config.extensions.starttls == starttls && config.bare_newline == bare_newline {
         return config;
     }
     let mut config = Arc::unwrap_or_clone(config);
-    config.extensions.starttls = offered;
+    config.extensions.starttls = starttls;
+    config.bare_newline = bare_newline;
     Arc::new(config)
 }
 
@@ -337,6 +339,16 @@ mod tests {
             "{said}"
         );
         assert_eq!(heard(ListenerTls::Implicit, 9).await, "");
+    }
+
+    #[test]
+    fn a_listener_has_its_own_way_with_bare_newlines() {
+        let mut config = Config::new("mx.test".parse().unwrap());
+        config.bare_newline = BareNewline::NormalizeTrusted;
+        let config = Arc::new(config);
+        let of = |own| session_config(Arc::clone(&config), false, own).bare_newline;
+        assert_eq!(of(None), BareNewline::NormalizeTrusted);
+        assert_eq!(of(Some(BareNewline::Reject)), BareNewline::Reject);
     }
 
     #[tokio::test]

@@ -1,12 +1,38 @@
 use bytes::{BufMut as _, BytesMut};
 
 /// Writes a message for DATA: dots at the start of lines doubled (RFC 5321 section 4.5.2), a last
-/// line without its end completed. A bare CR or LF, which the queue never holds outside
-/// BINARYMIME, becomes CRLF: none may leave, or the next hop could be made to see an end that is
-/// none.
+/// line without its end completed.
 #[derive(Debug)]
-pub(crate) struct DotStuffer {
+pub(crate) struct DotStuffer(LineEnds);
+
+impl DotStuffer {
+    pub(crate) const fn new() -> Self {
+        Self(LineEnds {
+            last: Last::LineEnd,
+            dots: true,
+        })
+    }
+
+    pub(crate) fn write(&mut self, piece: &[u8], out: &mut BytesMut) {
+        self.0.write(piece, out);
+    }
+
+    /// Completes the last line, and writes the final dot.
+    pub(crate) fn finish(self, out: &mut BytesMut) {
+        if self.0.last != Last::LineEnd {
+            out.put_slice(b"\r\n");
+        }
+        out.put_slice(b".\r\n");
+    }
+}
+
+/// Writes text: a bare CR or LF, which the queue never holds outside BINARYMIME, becomes CRLF.
+/// None may leave, or the next hop could be made to see an end that is none.
+#[derive(Debug)]
+pub(crate) struct LineEnds {
     last: Last,
+    /// Whether a dot at the start of a line is doubled.
+    dots: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,11 +44,25 @@ enum Last {
     Other,
 }
 
-impl DotStuffer {
+impl LineEnds {
     pub(crate) const fn new() -> Self {
         Self {
             last: Last::LineEnd,
+            dots: false,
         }
+    }
+
+    /// Whether the piece could be written as it stands, were it not for dots: all its CR and LF
+    /// are CRLF, and no CR is held back from the piece before.
+    pub(crate) fn are_sound(&self, piece: &[u8]) -> bool {
+        let mut ends = 0;
+        for at in memchr::memchr_iter(b'\n', piece) {
+            if at.checked_sub(1).and_then(|before| piece.get(before)) != Some(&b'\r') {
+                return false;
+            }
+            ends += 1;
+        }
+        self.last != Last::Cr && memchr::memchr_iter(b'\r', piece).count() == ends
     }
 
     pub(crate) fn write(&mut self, piece: &[u8], out: &mut BytesMut) {
@@ -37,7 +77,7 @@ impl DotStuffer {
                     continue;
                 }
             }
-            if self.last == Last::LineEnd && first == b'.' {
+            if self.dots && self.last == Last::LineEnd && first == b'.' {
                 out.put_u8(b'.');
             }
             let end = memchr::memchr2(b'\r', b'\n', rest).unwrap_or(rest.len());
@@ -58,12 +98,12 @@ impl DotStuffer {
         }
     }
 
-    /// Completes the last line, and writes the final dot.
-    pub(crate) fn finish(self, out: &mut BytesMut) {
-        if self.last != Last::LineEnd {
+    /// Completes a line end that was held back.
+    pub(crate) fn finish(&mut self, out: &mut BytesMut) {
+        if self.last == Last::Cr {
             out.put_slice(b"\r\n");
+            self.last = Last::LineEnd;
         }
-        out.put_slice(b".\r\n");
     }
 }
 

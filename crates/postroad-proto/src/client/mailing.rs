@@ -1,9 +1,10 @@
 use std::collections::VecDeque;
-use std::fmt::Write as _;
 
 use bytes::{BufMut as _, BytesMut};
-use postroad_mail::{Address, AuthParam, BodyKind, Recipient, Reply, Ret, Severity, xtext_encode};
+use postroad_mail::{Address, BodyKind, Reply, Severity};
 
+use super::chunk::{Chunk, Chunks};
+use super::commands::{put_mail, put_rcpt};
 use super::dot::DotStuffer;
 use super::{Missing, Phase, RecipientResult, Report, SessionError, Transaction};
 use crate::ehlo::Extensions;
@@ -33,6 +34,8 @@ enum Expect {
     Mail,
     Rcpt(usize),
     Data,
+    /// A chunk that is not the last.
+    Chunk,
     End,
 }
 
@@ -49,8 +52,7 @@ enum Command {
 enum Stage {
     Commands,
     Dots(DotStuffer),
-    /// Octets of the one chunk still to come.
-    Chunk(u64),
+    Chunks(Chunks),
     End,
 }
 
@@ -74,7 +76,7 @@ pub(crate) enum Progress {
 impl Mailing {
     /// What the server lacks for this transaction, if anything.
     pub(crate) fn missing(transaction: &Transaction, extensions: &Extensions) -> Option<Missing> {
-        if transaction.smtputf8 && !extensions.smtputf8 {
+        if needs_smtputf8(transaction) && !extensions.smtputf8 {
             return Some(Missing::SmtpUtf8);
         }
         match transaction.body {
@@ -92,7 +94,8 @@ impl Mailing {
             .map(|limit| Missing::Size { limit })
     }
 
-    pub(crate) fn new(transaction: Transaction, extensions: &Extensions, dirty: bool) -> Self {
+    pub(crate) fn new(mut transaction: Transaction, extensions: &Extensions, dirty: bool) -> Self {
+        transaction.smtputf8 = needs_smtputf8(&transaction);
         Self {
             results: vec![None; transaction.recipients.len()],
             transaction,
@@ -107,12 +110,14 @@ impl Mailing {
 
     /// What is under way, for the timeout and for whoever asks why.
     pub(crate) fn phase(&self) -> Phase {
-        match self.stage {
-            Stage::Dots(_) | Stage::Chunk(_) => Phase::Data,
+        match &self.stage {
+            // With its last chunk the message may have been taken.
+            Stage::Chunks(chunks) if chunks.is_complete() => Phase::EndOfData,
+            Stage::Dots(_) | Stage::Chunks(_) => Phase::Data,
             Stage::End => Phase::EndOfData,
             Stage::Commands => match self.expected.front() {
                 Some(Expect::Rcpt(_)) => Phase::Rcpt,
-                Some(Expect::Data) => Phase::Data,
+                Some(Expect::Data | Expect::Chunk) => Phase::Data,
                 Some(Expect::End) => Phase::EndOfData,
                 Some(Expect::Reset | Expect::Mail) | None => Phase::Mail,
             },
@@ -120,13 +125,25 @@ impl Mailing {
     }
 
     pub(crate) const fn wants_content(&self) -> bool {
-        matches!(self.stage, Stage::Dots(_) | Stage::Chunk(_))
+        matches!(self.stage, Stage::Dots(_) | Stage::Chunks(_))
+    }
+
+    /// Whether a piece may be sent before another reply has come.
+    pub(crate) fn takes_content(&self) -> bool {
+        match &self.stage {
+            Stage::Dots(_) => true,
+            Stage::Chunks(chunks) => chunks.is_complete() || self.expected.len() < self.window(),
+            Stage::Commands | Stage::End => false,
+        }
+    }
+
+    const fn window(&self) -> usize {
+        if self.pipelining { WINDOW } else { 1 }
     }
 
     /// Sends as many commands as may be sent now.
     pub(crate) fn send(&mut self, extensions: &Extensions, out: &mut BytesMut) {
-        let window = if self.pipelining { WINDOW } else { 1 };
-        while self.expected.len() < window {
+        while self.expected.len() < self.window() {
             let expect = match self.next {
                 Command::Reset => {
                     out.put_slice(b"RSET\r\n");
@@ -173,7 +190,7 @@ impl Mailing {
         extensions: &Extensions,
         out: &mut BytesMut,
     ) -> Progress {
-        if self.wants_content() {
+        if self.wants_content() && self.expected.is_empty() {
             return self.refused_in_content(reply);
         }
         let Some(expect) = self.expected.pop_front() else {
@@ -196,6 +213,8 @@ impl Mailing {
             Expect::Mail => {}
             Expect::Rcpt(index) => self.recipient(index, reply),
             Expect::Data => return self.data(&reply, out),
+            Expect::Chunk if reply.is_success() => return Progress::Content,
+            Expect::Chunk => return self.refused_in_content(reply),
             Expect::End => return self.end(reply),
         }
         self.send(extensions, out);
@@ -206,23 +225,24 @@ impl Mailing {
             return self.done(true);
         }
         // All recipients are answered, some are accepted, and DATA is not how it goes.
-        let size = self.transaction.size;
-        put(out, format_args!("BDAT {size} LAST\r\n"));
-        self.stage = Stage::Chunk(size);
-        Progress::Content
+        let binary = self.transaction.body == BodyKind::BinaryMime;
+        self.stage = Stage::Chunks(Chunks::new(self.transaction.size, binary));
+        // Of an empty message this is the last chunk, else it is nothing yet.
+        match self.content(&[], out) {
+            Ok(()) => Progress::Content,
+            Err(error) => self.over(error),
+        }
     }
 
     /// Takes a piece of content in.
     pub(crate) fn content(&mut self, piece: &[u8], out: &mut BytesMut) -> Result<(), SessionError> {
         match &mut self.stage {
             Stage::Dots(stuffer) => stuffer.write(piece, out),
-            Stage::Chunk(left) => {
-                let length = u64::try_from(piece.len()).unwrap_or(u64::MAX);
-                *left = left
-                    .checked_sub(length)
-                    .ok_or(SessionError::Protocol("more content than was announced"))?;
-                out.put_slice(piece);
-            }
+            Stage::Chunks(chunks) => match chunks.write(piece, out)? {
+                Chunk::Nothing => {}
+                Chunk::One => self.expected.push_back(Expect::Chunk),
+                Chunk::Last => self.expected.push_back(Expect::End),
+            },
             Stage::Commands | Stage::End => {
                 return Err(SessionError::Protocol("content out of turn"));
             }
@@ -232,9 +252,12 @@ impl Mailing {
 
     pub(crate) fn content_end(&mut self, out: &mut BytesMut) -> Result<(), SessionError> {
         match std::mem::replace(&mut self.stage, Stage::End) {
-            Stage::Dots(stuffer) => stuffer.finish(out),
-            Stage::Chunk(0) => {}
-            stage @ Stage::Chunk(_) => {
+            Stage::Dots(stuffer) => {
+                stuffer.finish(out);
+                self.expected.push_back(Expect::End);
+            }
+            Stage::Chunks(chunks) if chunks.is_complete() => {}
+            stage @ Stage::Chunks(_) => {
                 self.stage = stage;
                 return Err(SessionError::Protocol("less content than was announced"));
             }
@@ -243,7 +266,6 @@ impl Mailing {
                 return Err(SessionError::Protocol("content out of turn"));
             }
         }
-        self.expected.push_back(Expect::End);
         Ok(())
     }
 
@@ -365,70 +387,11 @@ impl Mailing {
     }
 }
 
-fn put(out: &mut BytesMut, arguments: std::fmt::Arguments<'_>) {
-    // Writing to memory does not fail.
-    let _ = out.write_fmt(arguments);
-}
-
-/// With SMTPUTF8 as it is, without it the domain in A-labels.
-fn put_address(address: &Address, smtputf8: bool, out: &mut BytesMut) {
-    if smtputf8 || address.is_ascii() {
-        put(out, format_args!("{address}"));
-    } else {
-        out.put_slice(address.to_ascii_domain().as_bytes());
-    }
-}
-
-fn put_mail(transaction: &Transaction, extensions: &Extensions, out: &mut BytesMut) {
-    out.put_slice(b"MAIL FROM:<");
-    if let Some(address) = transaction.from.address() {
-        put_address(address, transaction.smtputf8, out);
-    }
-    out.put_u8(b'>');
-    if extensions.size.is_some() {
-        put(out, format_args!(" SIZE={}", transaction.size));
-    }
-    match transaction.body {
-        BodyKind::SevenBit => {}
-        BodyKind::EightBitMime => out.put_slice(b" BODY=8BITMIME"),
-        BodyKind::BinaryMime => out.put_slice(b" BODY=BINARYMIME"),
-    }
-    if transaction.smtputf8 {
-        out.put_slice(b" SMTPUTF8");
-    }
-    if extensions.dsn {
-        match transaction.ret {
-            Some(Ret::Full) => out.put_slice(b" RET=FULL"),
-            Some(Ret::Headers) => out.put_slice(b" RET=HDRS"),
-            None => {}
-        }
-        if let Some(envid) = &transaction.envid {
-            put(out, format_args!(" ENVID={}", xtext_encode(envid)));
-        }
-    }
-    if !extensions.auth.is_empty() {
-        match &transaction.auth {
-            Some(AuthParam::Unknown) => out.put_slice(b" AUTH=<>"),
-            Some(AuthParam::Identity(identity)) => {
-                put(out, format_args!(" AUTH={}", xtext_encode(identity)));
-            }
-            None => {}
-        }
-    }
-    out.put_slice(b"\r\n");
-}
-
-fn put_rcpt(recipient: &Recipient, smtputf8: bool, extensions: &Extensions, out: &mut BytesMut) {
-    out.put_slice(b"RCPT TO:<");
-    put_address(&recipient.address, smtputf8, out);
-    out.put_u8(b'>');
-    if extensions.dsn {
-        if let Some(notify) = recipient.notify {
-            put(out, format_args!(" NOTIFY={notify}"));
-        }
-        if let Some(original) = &recipient.original {
-            put(out, format_args!(" ORCPT={original}"));
-        }
-    }
-    out.put_slice(b"\r\n");
+/// Whether the header or an address of the transaction does.
+fn needs_smtputf8(transaction: &Transaction) -> bool {
+    let recipients = transaction.recipients.iter().map(|r| &r.address);
+    transaction.smtputf8
+        || recipients
+            .chain(transaction.from.address())
+            .any(Address::needs_smtputf8)
 }

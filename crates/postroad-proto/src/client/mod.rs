@@ -6,6 +6,8 @@
 //! on once, in [`Output::Finished`].
 
 mod auth;
+mod chunk;
+mod commands;
 mod dot;
 mod mailing;
 mod reply;
@@ -96,9 +98,11 @@ pub struct Transaction {
     pub recipients: Vec<Recipient>,
     /// Octets of the message, as it is stored.
     pub size: u64,
-    /// BODY=, where the server has it.
+    /// BODY=, where the server has it. Other than with [`BodyKind::BinaryMime`], a bare CR or LF
+    /// in the message leaves as CRLF.
     pub body: BodyKind,
-    /// SMTPUTF8: needed by an address or the header.
+    /// SMTPUTF8: needed by the header. Where an address needs it, it is used without being asked
+    /// for here.
     pub smtputf8: bool,
     /// RET=
     pub ret: Option<Ret>,
@@ -190,7 +194,7 @@ pub enum Missing {
     EightBitMime,
     /// BINARYMIME with CHUNKING
     BinaryMime,
-    /// SMTPUTF8
+    /// SMTPUTF8, for the message or for an address of the transaction
     SmtpUtf8,
     /// The message is larger than the server's SIZE.
     Size {
@@ -219,7 +223,8 @@ pub enum Output {
     /// The session is open and between transactions: call [`Session::begin`] or [`Session::quit`].
     Ready,
     /// Content is wanted: call [`Session::body`] with a piece of it, or [`Session::body_end`].
-    /// Write out what has gathered before the next piece.
+    /// Write out what has gathered before the next piece. With BDAT the last piece is marked as
+    /// such, and may be answered, with [`Output::Finished`], before [`Session::body_end`].
     Body,
     /// The transaction is over; [`Output::Ready`] or [`Output::Failed`] follows.
     Finished(Report),

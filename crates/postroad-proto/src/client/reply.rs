@@ -1,8 +1,11 @@
 use bytes::{Buf as _, BytesMut};
 use postroad_mail::{Class, EnhancedCode, Reply, ReplyCode, Severity};
 
-/// Octets of a reply line, at most. RFC 5321 section 4.5.3.1.5 says 512; real servers say more.
-pub const REPLY_LINE_MAX: usize = 4096;
+use crate::server::AUTH_LINE_MAX;
+
+/// Octets of a reply line, at most, its LF not included. RFC 5321 section 4.5.3.1.5 says 512; real
+/// servers say more, and the challenges of AUTH may be as long as this (RFC 4954 section 4).
+pub const REPLY_LINE_MAX: usize = "334 ".len() + AUTH_LINE_MAX + "\r".len();
 /// Lines of a reply, at most.
 pub const REPLY_LINES_MAX: usize = 256;
 /// Octets of a reply's text, at most.
@@ -168,6 +171,9 @@ mod tests {
         }
         assert!(parse(&vec![b'2'; REPLY_LINE_MAX + 1]).is_err());
         assert!(parse(&b"250-x\r\n".repeat(REPLY_LINES_MAX + 1)).is_err());
+        let challenge = "x".repeat(AUTH_LINE_MAX);
+        let reply = parse(format!("334 {challenge}\r\n").as_bytes()).unwrap();
+        assert_eq!(reply.unwrap().text, challenge);
         let long = [b"250-".as_slice(), &[b'x'; 4000], b"\r\n"].concat();
         assert!(parse(&long.repeat(9)).is_err());
     }

@@ -89,7 +89,7 @@ impl Session {
         }
         match &self.state {
             State::Ready { .. } => Output::Ready,
-            State::Mailing(mailing) if mailing.wants_content() => Output::Body,
+            State::Mailing(mailing) if mailing.takes_content() => Output::Body,
             _ => Output::Wait {
                 until: self.deadline,
             },
@@ -123,11 +123,12 @@ impl Session {
     }
 
     /// A piece of the message; legal at [`Output::Body`].
-    pub fn body(&mut self, _now: Instant, piece: &[u8]) {
-        if let State::Mailing(mailing) = &mut self.state
-            && let Err(error) = mailing.content(piece, &mut self.requests)
-        {
-            self.over(error);
+    pub fn body(&mut self, now: Instant, piece: &[u8]) {
+        if let State::Mailing(mailing) = &mut self.state {
+            match mailing.content(piece, &mut self.requests) {
+                Ok(()) => self.deadline = now + self.patience(),
+                Err(error) => self.over(error),
+            }
         }
     }
 
@@ -217,7 +218,7 @@ impl Session {
                     self.logged_in = true;
                     self.state = State::Ready { dirty: false };
                 }
-                Next::Refused(reply) => self.over(SessionError::Refused { reply }),
+                Next::Failed(error) => self.over(error),
             },
             State::Mailing(mailing) => {
                 let progress = mailing.reply(reply, &self.extensions, &mut self.requests);
@@ -298,7 +299,7 @@ impl Session {
             return;
         };
         let (login, line) = Login::start(mechanism, credentials);
-        self.command(now, State::Auth(login), format_args!("{line}"));
+        self.command(now, State::Auth(login), format_args!("{}", *line));
     }
 
     fn command(&mut self, now: Instant, state: State, line: std::fmt::Arguments<'_>) {

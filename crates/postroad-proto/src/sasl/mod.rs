@@ -1,14 +1,19 @@
 //! SASL exchanges (RFC 4422) as SMTP's AUTH carries them (RFC 4954).
+//!
+//! A mechanism is a row of [`Mechanism`] and a file with its two sides: what the server does with
+//! each response, and what the client does with each challenge. The sessions know no more of it
+//! than that, so that another one, of any number of steps, changes neither.
 
 mod login;
 mod plain;
+#[cfg(test)]
+pub(crate) mod steps;
 
+use std::borrow::Cow;
 use std::fmt;
 
 use postroad_mail::{Reply, replies};
 use zeroize::Zeroizing;
-
-use login::Login;
 
 /// A mechanism this crate can speak.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -18,6 +23,9 @@ pub enum Mechanism {
     Plain,
     /// LOGIN (draft-murchison-sasl-login), for old clients.
     Login,
+    /// One of several steps, for tests of the sessions.
+    #[cfg(test)]
+    Steps,
 }
 
 impl Mechanism {
@@ -26,6 +34,8 @@ impl Mechanism {
     pub const fn is_plaintext(self) -> bool {
         match self {
             Self::Plain | Self::Login => true,
+            #[cfg(test)]
+            Self::Steps => false,
         }
     }
 
@@ -35,15 +45,41 @@ impl Mechanism {
         match self {
             Self::Plain => "PLAIN",
             Self::Login => "LOGIN",
+            #[cfg(test)]
+            Self::Steps => "X-STEPS",
         }
     }
 
     /// The mechanism of that name, in any case.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
-        [Self::Plain, Self::Login]
-            .into_iter()
-            .find(|m| m.name().eq_ignore_ascii_case(name))
+        [
+            Self::Plain,
+            Self::Login,
+            #[cfg(test)]
+            Self::Steps,
+        ]
+        .into_iter()
+        .find(|m| m.name().eq_ignore_ascii_case(name))
+    }
+
+    fn server(self) -> Box<dyn ServerSide> {
+        match self {
+            Self::Plain => Box::new(plain::Server),
+            Self::Login => Box::new(login::Server::Name),
+            #[cfg(test)]
+            Self::Steps => Box::new(steps::Server::Name),
+        }
+    }
+
+    /// The client's side of an exchange with these credentials.
+    pub(crate) fn client(self, user: &str, secret: &Secret) -> Box<dyn ClientSide> {
+        match self {
+            Self::Plain => Box::new(plain::Client::new(user, secret)),
+            Self::Login => Box::new(login::Client::new(user, secret)),
+            #[cfg(test)]
+            Self::Steps => Box::new(steps::Client::new(user, secret)),
+        }
     }
 }
 
@@ -53,27 +89,20 @@ impl fmt::Display for Mechanism {
     }
 }
 
-/// The server's side of one exchange: what it waits for next.
+/// The server's side of one exchange, between two of its steps.
 ///
 /// Every mechanism is walked the same way: [`Exchange::start`], then [`Exchange::respond`] with
-/// what the client sends, and [`Exchange::decided`] with what was found out for an
-/// [`Step::Ask`], until a step accepts or refuses. One with several challenges, or one that asks
-/// for keys between them, needs no other way.
+/// what the client sends, and [`Exchange::decided`] with what was found out for a [`Step::Ask`],
+/// until a step accepts or refuses. Challenges and questions may come in any order and number.
 #[derive(Debug)]
-pub enum Exchange {
-    /// PLAIN, before the client's one response.
-    Plain,
-    /// LOGIN, before the name or the password.
-    Login(Login),
-    /// Any mechanism that shows the password, once it has been shown.
-    Password,
-}
+pub struct Exchange(Box<dyn ServerSide>);
 
 /// What an exchange comes to next.
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum Step {
     /// Send this (not yet base64), and give the response to the exchange.
-    Challenge(Exchange, &'static [u8]),
+    Challenge(Exchange, Cow<'static, [u8]>),
     /// Get this decided, and give what was decided to the exchange.
     Ask(Exchange, Ask),
     /// The client is who it says.
@@ -84,6 +113,7 @@ pub enum Step {
 
 /// What an exchange cannot know by itself.
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum Ask {
     /// Is this the user's password?
     Password {
@@ -100,6 +130,7 @@ pub enum Ask {
 
 /// What was found out.
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum Decision {
     /// The password is right, and this is whose it is.
     Identity(String),
@@ -111,44 +142,86 @@ impl Exchange {
     /// Begins an exchange. `initial` is the initial response, decoded, where the client sent one.
     #[must_use]
     pub fn start(mechanism: Mechanism, initial: Option<&[u8]>) -> Step {
-        let exchange = match mechanism {
-            Mechanism::Plain => Self::Plain,
-            Mechanism::Login => Self::Login(Login::Name),
-        };
+        let side = mechanism.server();
         match initial {
-            Some(response) => exchange.respond(response),
-            None => exchange.challenge(),
+            Some(response) => side.respond(response),
+            None => {
+                let text = side.opening();
+                Step::Challenge(Self(side), text)
+            }
         }
     }
 
     /// Takes the client's response, decoded.
     #[must_use]
     pub fn respond(self, response: &[u8]) -> Step {
-        match self {
-            Self::Plain => plain::respond(response),
-            Self::Login(login) => login.respond(response),
-            Self::Password => Step::Refuse(replies::AUTH_BAD_RESPONSE),
-        }
+        self.0.respond(response)
     }
 
     /// Takes what was found out for [`Step::Ask`].
     #[must_use]
     pub fn decided(self, decision: Decision) -> Step {
-        match (self, decision) {
-            (Self::Password, Decision::Identity(identity)) => Step::Accept(identity),
-            (_, Decision::Reject(reply)) => Step::Refuse(reply),
-            (Self::Plain | Self::Login(_), Decision::Identity(_)) => {
-                Step::Refuse(replies::LOCAL_ERROR)
-            }
-        }
+        self.0.decided(decision)
+    }
+}
+
+/// What a mechanism does at the server.
+trait ServerSide: fmt::Debug + Send + Sync {
+    /// The challenge to a client that has sent no initial response: nothing, where the mechanism
+    /// has the client speak first (RFC 4954 section 4).
+    fn opening(&self) -> Cow<'static, [u8]> {
+        Cow::Borrowed(b"")
     }
 
-    fn challenge(self) -> Step {
-        let text: &[u8] = match &self {
-            Self::Login(login) => login.prompt(),
-            Self::Plain | Self::Password => b"",
-        };
-        Step::Challenge(self, text)
+    /// Takes a response.
+    fn respond(self: Box<Self>, response: &[u8]) -> Step;
+
+    /// Takes a decision; the default is for states that have asked for none.
+    fn decided(self: Box<Self>, _: Decision) -> Step {
+        Step::Refuse(replies::LOCAL_ERROR)
+    }
+}
+
+/// Any mechanism that shows the password, once it has been shown.
+#[derive(Debug)]
+struct PasswordShown;
+
+impl PasswordShown {
+    fn ask(ask: Ask) -> Step {
+        Step::Ask(Exchange(Box::new(Self)), ask)
+    }
+}
+
+impl ServerSide for PasswordShown {
+    fn respond(self: Box<Self>, _: &[u8]) -> Step {
+        Step::Refuse(replies::AUTH_BAD_RESPONSE)
+    }
+
+    fn decided(self: Box<Self>, decision: Decision) -> Step {
+        match decision {
+            Decision::Identity(identity) => Step::Accept(identity),
+            Decision::Reject(reply) => Step::Refuse(reply),
+        }
+    }
+}
+
+/// What a client sends: wiped when dropped, since it may hold the password.
+pub(crate) type Response = Zeroizing<Vec<u8>>;
+
+/// What a mechanism does at the client.
+pub(crate) trait ClientSide: fmt::Debug + Send + Sync {
+    /// What to say before any challenge, where the mechanism has the client speak first.
+    fn initial(&mut self) -> Option<Response> {
+        None
+    }
+
+    /// The response to a challenge, decoded; `None` gives the exchange up.
+    fn respond(&mut self, challenge: &[u8]) -> Option<Response>;
+
+    /// Whether the server may accept now. A mechanism in which the server proves itself as well
+    /// says no until it has.
+    fn may_be_accepted(&self) -> bool {
+        true
     }
 }
 

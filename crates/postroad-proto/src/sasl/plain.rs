@@ -1,13 +1,40 @@
 //! PLAIN (RFC 4616): `[authzid] NUL authcid NUL passwd`.
 
 use postroad_mail::replies;
+use zeroize::Zeroizing;
 
-use super::{Ask, Exchange, Mechanism, Secret, Step};
+use super::{Ask, ClientSide, Mechanism, PasswordShown, Response, Secret, ServerSide, Step};
 
-pub(super) fn respond(response: &[u8]) -> Step {
-    parse(response).map_or(Step::Refuse(replies::AUTH_BAD_RESPONSE), |ask| {
-        Step::Ask(Exchange::Password, ask)
-    })
+/// The server, before the client's one response.
+#[derive(Debug)]
+pub(super) struct Server;
+
+impl ServerSide for Server {
+    fn respond(self: Box<Self>, response: &[u8]) -> Step {
+        parse(response).map_or(Step::Refuse(replies::AUTH_BAD_RESPONSE), PasswordShown::ask)
+    }
+}
+
+/// The client, with its one message until that is sent.
+#[derive(Debug)]
+pub(super) struct Client(Option<Secret>);
+
+impl Client {
+    pub(super) fn new(user: &str, secret: &Secret) -> Self {
+        let message = format!("\0{user}\0{}", secret.expose());
+        Self(Some(Secret::new(message)))
+    }
+}
+
+impl ClientSide for Client {
+    fn initial(&mut self) -> Option<Response> {
+        let message = self.0.take()?;
+        Some(Zeroizing::new(message.expose().as_bytes().to_vec()))
+    }
+
+    fn respond(&mut self, _: &[u8]) -> Option<Response> {
+        self.initial()
+    }
 }
 
 fn parse(response: &[u8]) -> Option<Ask> {

@@ -45,6 +45,10 @@ impl Session {
                 Answer::Lines(lines) if !lines.is_empty() => {
                     self.reply(&replies::OK.with_text(lines.join("\n")));
                 }
+                Answer::Forward(address) => {
+                    let text = format!("{} {address}", replies::WILL_FORWARD.text);
+                    self.reply(&replies::WILL_FORWARD.with_text(text));
+                }
                 Answer::Accept => self.reply(&replies::CANNOT_VERIFY),
                 other => self.refuse(now, refusal(other)),
             },
@@ -54,7 +58,11 @@ impl Session {
     fn connect_decided(&mut self, verdict: Result<(), Reply>) {
         match verdict {
             Ok(()) => {
-                let text = format!("{} {}", self.config.hostname, replies::GREETING.text);
+                let text = format!(
+                    "{} {}",
+                    self.config.hostname.ascii(),
+                    replies::GREETING.text
+                );
                 self.reply(&replies::GREETING.with_text(text));
                 self.state = State::Start;
             }
@@ -76,7 +84,7 @@ impl Session {
         // RFC 5321 section 4.1.4: EHLO in a transaction is also a RSET.
         self.drop_content();
         self.state = State::Ready;
-        let hostname = self.config.hostname.as_written();
+        let hostname = self.config.hostname.ascii();
         if hello.extended {
             self.offered.write_reply(hostname, &mut self.replies);
         } else {
@@ -102,10 +110,7 @@ impl Session {
                 self.state = State::Transaction(Transaction::new(mail));
                 self.reply(&replies::SENDER_OK);
             }
-            Err(reply) => {
-                self.info.smtputf8 = false;
-                self.refuse(now, reply);
-            }
+            Err(reply) => self.refuse(now, reply),
         }
     }
 
@@ -123,12 +128,8 @@ impl Session {
                 self.state = State::Chunk(chunk);
                 self.await_content(now);
             }
-            (Err(reply), Opening::Data(_)) => {
-                self.info.smtputf8 = false;
-                self.refuse(now, reply);
-            }
+            (Err(reply), Opening::Data(_)) => self.refuse(now, reply),
             (Err(reply), Opening::Chunk(chunk)) => {
-                self.info.smtputf8 = false;
                 let left = chunk.left();
                 let then = if chunk.is_last() {
                     State::Ready
@@ -144,7 +145,6 @@ impl Session {
     /// The one place that says a message has been taken.
     fn commit_decided(&mut self, now: Instant, answer: Answer) {
         self.state = State::Ready;
-        self.info.smtputf8 = false;
         match answer {
             Answer::Queued(id) => {
                 let text = format!("{} as {id}", replies::QUEUED.text);
@@ -166,8 +166,10 @@ fn accepted(answer: Answer) -> Result<(), Reply> {
 fn refusal(answer: Answer) -> Reply {
     match answer {
         Answer::Reject(reply) => reply,
-        Answer::Accept | Answer::Queued(_) | Answer::Identity(_) | Answer::Lines(_) => {
-            replies::LOCAL_ERROR
-        }
+        Answer::Accept
+        | Answer::Queued(_)
+        | Answer::Identity(_)
+        | Answer::Lines(_)
+        | Answer::Forward(_) => replies::LOCAL_ERROR,
     }
 }

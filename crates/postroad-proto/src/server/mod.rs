@@ -6,6 +6,7 @@
 //! out before it waits for input, pauses, starts TLS or closes, and where answering takes time.
 
 mod answer;
+mod receive;
 mod session;
 mod state;
 mod step;
@@ -135,6 +136,16 @@ pub struct Limits {
     pub session_timeout: Duration,
 }
 
+impl Limits {
+    /// Octets that are read of content that is refused, to find the command behind it: twice
+    /// `message_size` and 1 MiB. Of DATA they are counted from its start; a chunk is measured by
+    /// what its BDAT announces. Beyond them the refusal is given, and the session closes.
+    #[must_use]
+    pub const fn read_on_max(&self) -> u64 {
+        self.message_size.saturating_mul(2).saturating_add(1 << 20)
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {
@@ -170,8 +181,6 @@ pub struct Info {
     pub hello: Option<Hello>,
     /// The authenticated identity.
     pub identity: Option<String>,
-    /// Whether the current transaction came with SMTPUTF8.
-    pub smtputf8: bool,
 }
 
 /// The client's HELO or EHLO.
@@ -212,7 +221,11 @@ pub enum Output {
 }
 
 /// What the session cannot decide by itself.
+///
+/// More will come; to one that it does not know, a handler answers [`Answer::Reject`] with
+/// [`postroad_mail::replies::LOCAL_ERROR`].
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum Question {
     /// A client has connected; nothing has been sent yet.
     Connect,
@@ -238,7 +251,8 @@ pub enum Question {
     Data(Box<Envelope>),
     /// The message is complete: [`Answer::Queued`] only once it is durable.
     Commit,
-    /// VRFY, where real answers are given: [`Answer::Lines`] or [`Answer::Reject`].
+    /// VRFY, where real answers are given: [`Answer::Lines`], [`Answer::Forward`], or
+    /// [`Answer::Reject`] with [`postroad_mail::replies::NOT_LOCAL`] and the like.
     Verify(String),
     /// EXPN, likewise.
     Expand(String),
@@ -259,7 +273,7 @@ pub struct Mail {
     pub ret: Option<Ret>,
     /// ENVID=, decoded
     pub envid: Option<String>,
-    /// AUTH=, decoded
+    /// AUTH=, decoded; [`AuthParam::Unknown`] where this client's word for it does not count
     pub auth: Option<AuthParam>,
 }
 
@@ -276,6 +290,7 @@ pub struct Rcpt {
 
 /// What was decided.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Answer {
     /// Go on.
     Accept,
@@ -285,6 +300,8 @@ pub enum Answer {
     Identity(String),
     /// To `Verify` and `Expand`.
     Lines(Vec<String>),
+    /// To `Verify`: the user is not here; mail is taken, and goes to this address.
+    Forward(String),
     /// No. A reply of 421 also closes the session.
     Reject(Reply),
 }

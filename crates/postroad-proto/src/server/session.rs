@@ -2,19 +2,16 @@ use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::{Buf as _, BytesMut};
+use bytes::BytesMut;
 use postroad_mail::{Recipient, Reply, Severity, TlsInfo, replies};
 
 use super::state::State;
 use super::{
-    AUTH_LINE_MAX, BareNewline, Config, Hello, Info, Mail, Output, Peer, Question, REPLIES_FLUSH,
-    Verify,
+    BareNewline, Config, Hello, Info, Mail, Output, Peer, Question, REPLIES_FLUSH, Verify,
 };
-use crate::content::Failure;
-use crate::data::Step;
 use crate::ehlo::Extensions;
-use crate::lines::{Found, LineEnd, Lines, Overlong};
-use crate::params::command_line_max;
+use crate::lines::Lines;
+use crate::params::LineLimits;
 use crate::sasl::Exchange;
 
 /// One session, from the connect to the close.
@@ -30,8 +27,8 @@ pub struct Session {
     pub(super) question: Option<Question>,
     /// What this session offers now: depends on TLS and on who has authenticated.
     pub(super) offered: Extensions,
-    lines: Lines,
-    command_line_max: usize,
+    pub(super) lines: Lines,
+    pub(super) line_limits: LineLimits,
     errors: u32,
     pause: Option<Paused>,
     pub(super) deadline: Instant,
@@ -71,7 +68,6 @@ impl Session {
                 peer,
                 hello: None,
                 identity: None,
-                smtputf8: false,
             },
             replies: BytesMut::new(),
             state: State::Connecting,
@@ -79,7 +75,7 @@ impl Session {
             question: None,
             offered: Extensions::default(),
             lines: Lines::default(),
-            command_line_max: 0,
+            line_limits: LineLimits::default(),
             errors: 0,
             pause: None,
             deadline: after(now, config.limits.command_timeout),
@@ -146,7 +142,6 @@ impl Session {
         // RFC 3207 section 4.2: what was known before is forgotten.
         self.info.hello = None;
         self.info.identity = None;
-        self.info.smtputf8 = false;
         self.state = State::Start;
         self.deadline = after(now, self.config.limits.command_timeout);
         self.renew_offer();
@@ -250,129 +245,8 @@ impl Session {
         (self.replies.len() >= REPLIES_FLUSH).then_some(Output::Pause { until: now })
     }
 
-    fn receive_line(&mut self, now: Instant, input: &mut BytesMut) -> Option<Output> {
-        let response = matches!(self.state, State::Authenticating(_));
-        let command_line_max = self.command_line_max;
-        let found = self.lines.find(input, |line| {
-            if response || starts_auth(line) {
-                (AUTH_LINE_MAX + 2, Overlong::Auth)
-            } else {
-                (command_line_max, Overlong::Command)
-            }
-        });
-        let (text, all, end) = match found {
-            Found::More => return self.wait(now),
-            Found::TooLong(overlong) => {
-                self.leave_auth();
-                self.refuse(
-                    now,
-                    match overlong {
-                        Overlong::Command => replies::LINE_TOO_LONG,
-                        Overlong::Auth => replies::AUTH_LINE_TOO_LONG,
-                    },
-                );
-                self.await_command(now);
-                return None;
-            }
-            Found::Line { text, all, end } => (text, all, end),
-        };
-        let line = input.get(..text).unwrap_or_default();
-        let result = match end {
-            LineEnd::BareCr => Err(replies::BARE_NEWLINE),
-            LineEnd::BareLf if !self.normalizes() => Err(replies::BARE_NEWLINE),
-            LineEnd::CrLf | LineEnd::BareLf if response => self.respond(line),
-            LineEnd::CrLf | LineEnd::BareLf => self.command(now, line),
-        };
-        if (response || starts_auth(line))
-            && let Some(secret) = input.get_mut(..all)
-        {
-            secret.fill(0);
-        }
-        input.advance(all);
-        if !matches!(
-            self.state,
-            State::Data(_) | State::Chunk(_) | State::Skip(_)
-        ) {
-            self.await_command(now);
-        }
-        if let Err(reply) = result {
-            self.leave_auth();
-            self.refuse(now, reply);
-        }
-        None
-    }
-
-    fn receive_content(&mut self, now: Instant, input: &mut BytesMut) -> Option<Output> {
-        let before = input.len();
-        let step = match &mut self.state {
-            State::Data(data) => data.step(input),
-            State::Chunk(chunk) => chunk.step(input),
-            _ => return None,
-        };
-        if input.len() < before {
-            self.await_content(now);
-        }
-        match step {
-            Step::Body(piece) => Some(Output::Body(piece)),
-            Step::Failed => Some(Output::Abandon),
-            Step::More => self.wait(now),
-            Step::End(failure) => {
-                self.end_content(now, failure);
-                None
-            }
-        }
-    }
-
-    fn end_content(&mut self, now: Instant, failure: Option<Failure>) {
-        self.await_command(now);
-        let (last, content) = match mem::replace(&mut self.state, State::Ready) {
-            State::Chunk(chunk) => (chunk.is_last(), Some(chunk.into_content())),
-            _ => (true, None),
-        };
-        match (failure, content) {
-            (None, _) if last => self.state = State::Committing,
-            // A bare newline is answered once, behind the last chunk.
-            (None | Some(Failure::BareNewline), Some(content)) if !last && !content.exceeds(0) => {
-                self.state = State::Chunks(Box::new(content));
-                self.reply(&replies::CHUNK_OK);
-            }
-            (None, _) => self.state = State::Ready,
-            (Some(failure), _) => {
-                self.info.smtputf8 = false;
-                if !last {
-                    self.state = State::Broken;
-                }
-                self.refuse(now, failure.reply());
-                if failure == Failure::BareNewline {
-                    self.close();
-                }
-            }
-        }
-    }
-
-    fn skip(&mut self, now: Instant, input: &mut BytesMut) -> Option<Output> {
-        let State::Skip(skip) = &mut self.state else {
-            return None;
-        };
-        let octets = usize::try_from(skip.left).map_or(input.len(), |left| left.min(input.len()));
-        input.advance(octets);
-        skip.left -= octets as u64;
-        if skip.left > 0 {
-            if octets > 0 {
-                self.await_content(now);
-            }
-            return self.wait(now);
-        }
-        if let State::Skip(skip) = mem::replace(&mut self.state, State::Closed) {
-            self.state = skip.then;
-            self.await_command(now);
-            self.refuse(now, skip.reply);
-        }
-        None
-    }
-
     /// Nothing more can be done with the input at hand.
-    fn wait(&mut self, now: Instant) -> Option<Output> {
+    pub(super) fn wait(&mut self, now: Instant) -> Option<Output> {
         let until = self.deadline.min(self.session_end);
         if self.ended {
             self.close();
@@ -392,6 +266,11 @@ impl Session {
 
     pub(super) fn reply(&mut self, reply: &Reply) {
         reply.write_to(&mut self.replies);
+    }
+
+    /// A reply whose text is for a machine, and must not be cut.
+    pub(super) fn reply_uncut(&mut self, reply: &Reply) {
+        reply.write_uncut(&mut self.replies);
     }
 
     /// Gives a reply that says no: counted where it is the client's fault, and held back where
@@ -438,7 +317,6 @@ impl Session {
         if self.state.holds_content() {
             self.abandon = true;
         }
-        self.info.smtputf8 = false;
     }
 
     /// Works out what is offered: after a change of TLS or identity.
@@ -452,7 +330,7 @@ impl Session {
         offered.auth.retain(|m| tls || !m.is_plaintext());
         offered.binary_mime &= offered.chunking;
         offered.verify = self.gives_real_answers();
-        self.command_line_max = command_line_max(&offered);
+        self.line_limits = LineLimits::new(&offered);
         self.offered = offered;
     }
 
@@ -480,18 +358,6 @@ impl Session {
     pub(super) fn await_content(&mut self, now: Instant) {
         self.deadline = after(now, self.config.limits.data_timeout);
     }
-
-    fn leave_auth(&mut self) {
-        if matches!(self.state, State::Authenticating(_)) {
-            self.state = State::Ready;
-        }
-    }
-}
-
-/// Whether a line, complete or not, is one that may be as long as AUTH's.
-fn starts_auth(line: &[u8]) -> bool {
-    line.get(..5)
-        .is_some_and(|word| word.eq_ignore_ascii_case(b"AUTH "))
 }
 
 /// A moment later; one that no clock can name is put off for a year.

@@ -23,7 +23,9 @@ pub(super) enum State {
     Transaction(Transaction),
     /// Behind a chunk that was not the last.
     Chunks(Box<Content>),
-    /// Behind a chunk that failed (RFC 3030 section 2: nothing but RSET mends it).
+    /// Behind a chunk that failed: still in the transaction (RFC 3030 section 2), of which nothing
+    /// more is taken. RSET, EHLO and HELO end it, and so does the chunk that is marked as the last,
+    /// which a client may have sent before it heard of the failure.
     Broken,
     /// Within AUTH: the next line is a response.
     Authenticating(Exchange),

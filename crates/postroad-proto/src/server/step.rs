@@ -5,12 +5,12 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use std::mem;
 use zeroize::Zeroizing;
 
-use postroad_mail::{Address, BodyKind, ForwardPath, Recipient, Reply, replies};
+use postroad_mail::{Address, AuthParam, BodyKind, ForwardPath, Recipient, Reply, replies};
 use std::time::Instant;
 
 use super::session::{Asked, Session};
 use super::state::{Opening, Skip, State, Transaction};
-use super::{Hello, Question};
+use super::{AUTH_LINE_MAX, Hello, Question};
 use crate::bdat::Chunk;
 use crate::command::{Command, Verb};
 use crate::content::{Bounds, Content, Newlines};
@@ -24,6 +24,7 @@ impl Session {
     /// Carries out one command.
     pub(super) fn command(&mut self, now: Instant, line: &[u8]) -> Result {
         let Some(Command { verb, argument }) = Command::parse(line) else {
+            self.close_before_content(line);
             return Err(unknown(line));
         };
         if matches!(self.state, State::Refused) && !matches!(verb, Verb::Quit | Verb::Bdat) {
@@ -57,27 +58,42 @@ impl Session {
     fn mail(&mut self, argument: &[u8]) -> Result {
         self.may_send()?;
         match self.state {
-            State::Ready | State::Broken => {}
+            State::Ready => {}
             State::Transaction(_) | State::Chunks(_) => return Err(replies::NESTED_MAIL),
+            State::Broken => return Err(replies::CHUNK_FAILED),
             _ => return Err(replies::HELLO_FIRST),
         }
-        let mail = grammar::mail(argument, &self.offered)?;
+        let mut mail = grammar::mail(argument, &self.offered)?;
+        mail.auth = mail.auth.map(|auth| self.believed(auth));
         if mail
             .size
             .is_some_and(|size| size > self.config.limits.message_size)
         {
             return Err(replies::MESSAGE_TOO_BIG);
         }
-        self.info.smtputf8 = mail.smtputf8;
         self.ask(Asked::Mail(Box::new(mail.clone())), Question::Mail(mail));
         Ok(())
+    }
+
+    /// RFC 4954 section 5: what a client says of another's identity counts for nothing unless it
+    /// is trusted; what it says of its own is known to be true.
+    fn believed(&self, auth: AuthParam) -> AuthParam {
+        match auth {
+            AuthParam::Identity(who)
+                if self.info.peer.trusted || self.info.identity.as_ref() == Some(&who) =>
+            {
+                AuthParam::Identity(who)
+            }
+            AuthParam::Identity(_) | AuthParam::Unknown => AuthParam::Unknown,
+        }
     }
 
     fn rcpt(&mut self, argument: &[u8]) -> Result {
         self.may_send()?;
         let transaction = match &self.state {
             State::Transaction(transaction) => transaction,
-            State::Chunks(_) | State::Broken => return Err(replies::BAD_SEQUENCE),
+            State::Chunks(_) => return Err(replies::BAD_SEQUENCE),
+            State::Broken => return Err(replies::CHUNK_FAILED),
             _ => return Err(replies::MAIL_FIRST),
         };
         let rcpt = grammar::rcpt(argument, &self.offered, transaction.smtputf8())?;
@@ -100,17 +116,17 @@ impl Session {
     fn data(&mut self, argument: &[u8]) -> Result {
         self.may_send()?;
         grammar::nothing(argument)?;
-        match &self.state {
-            State::Transaction(transaction) => {
-                has_recipients(transaction)?;
-                if transaction.body() == BodyKind::BinaryMime {
-                    return Err(replies::CHUNKING_SEQUENCE);
-                }
-            }
-            State::Chunks(_) | State::Broken => return Err(replies::CHUNKING_SEQUENCE),
+        let transaction = match &self.state {
+            State::Transaction(transaction) => transaction,
+            State::Chunks(_) => return Err(replies::CHUNKING_SEQUENCE),
+            State::Broken => return Err(replies::CHUNK_FAILED),
             _ => return Err(replies::MAIL_FIRST),
+        };
+        has_recipients(transaction)?;
+        if transaction.body() == BodyKind::BinaryMime {
+            return Err(replies::CHUNKING_SEQUENCE);
         }
-        let content = self.new_content(false);
+        let content = self.new_content(transaction);
         self.open(Opening::Data(Box::new(Data::new(content))));
         Ok(())
     }
@@ -131,12 +147,16 @@ impl Session {
                 ));
             }
         };
+        if chunk.size > self.config.limits.read_on_max() {
+            self.close();
+            return Err(replies::MESSAGE_TOO_BIG);
+        }
         self.await_content(now);
         if let Err(reply) = refusal {
             self.drop_content();
             let then = match mem::replace(&mut self.state, State::Closed) {
-                State::Chunks(_) if !chunk.last => State::Broken,
-                State::Chunks(_) => State::Ready,
+                State::Chunks(_) | State::Broken if !chunk.last => State::Broken,
+                State::Chunks(_) | State::Broken => State::Ready,
                 State::Transaction(t) if t.recipients() > 0 && chunk.last => State::Ready,
                 State::Transaction(t) if t.recipients() > 0 => State::Broken,
                 other => other,
@@ -150,14 +170,14 @@ impl Session {
                 let chunk = Chunk::new(chunk.size, chunk.last, *content);
                 self.state = State::Chunk(Box::new(chunk));
             }
-            other => {
-                let binary =
-                    matches!(&other, State::Transaction(t) if t.body() == BodyKind::BinaryMime);
-                self.state = other;
-                let content = self.new_content(binary);
+            State::Transaction(transaction) => {
+                let content = self.new_content(&transaction);
+                self.state = State::Transaction(transaction);
                 let chunk = Chunk::new(chunk.size, chunk.last, content);
                 self.open(Opening::Chunk(Box::new(chunk)));
             }
+            // Refused above.
+            other => self.state = other,
         }
         Ok(())
     }
@@ -177,7 +197,7 @@ impl Session {
             }
             State::Chunks(content) if content.exceeds(size) => Err(replies::MESSAGE_TOO_BIG),
             State::Chunks(_) => Ok(()),
-            State::Broken => Err(replies::CHUNKING_SEQUENCE),
+            State::Broken => Err(replies::CHUNK_FAILED),
             _ => Err(replies::MAIL_FIRST),
         }
     }
@@ -235,7 +255,9 @@ impl Session {
         }
         match self.state {
             State::Start => return Err(replies::HELLO_FIRST),
-            State::Transaction(_) | State::Chunks(_) => return Err(replies::BAD_SEQUENCE),
+            State::Transaction(_) | State::Chunks(_) | State::Broken => {
+                return Err(replies::BAD_SEQUENCE);
+            }
             _ => {}
         }
         if self.info.identity.is_some() {
@@ -272,8 +294,14 @@ impl Session {
     pub(super) fn sasl(&mut self, step: sasl::Step) -> Result {
         match step {
             sasl::Step::Challenge(exchange, text) => {
+                let text = BASE64.encode(text);
+                if text.len() > AUTH_LINE_MAX {
+                    self.state = State::Ready;
+                    return Err(replies::LOCAL_ERROR);
+                }
                 self.state = State::Authenticating(exchange);
-                self.say(&replies::CHALLENGE.with_text(BASE64.encode(text)))
+                self.reply_uncut(&replies::CHALLENGE.with_text(text));
+                Ok(())
             }
             sasl::Step::Ask(exchange, ask) => {
                 let question = match ask {
@@ -316,8 +344,8 @@ impl Session {
         }
     }
 
-    fn new_content(&self, binary: bool) -> Content {
-        let newlines = if binary {
+    fn new_content(&self, transaction: &Transaction) -> Content {
+        let newlines = if transaction.body() == BodyKind::BinaryMime {
             Newlines::Keep
         } else if self.normalizes() {
             Newlines::Normalize
@@ -327,7 +355,8 @@ impl Session {
         let bounds = Bounds {
             message: self.config.limits.message_size,
             header: self.config.limits.header_size,
-            ascii_header: self.config.reject_eight_bit_headers && !self.info.smtputf8,
+            ascii_header: self.config.reject_eight_bit_headers && !transaction.smtputf8(),
+            read_on: self.config.limits.read_on_max(),
         };
         Content::new(newlines, bounds)
     }

@@ -8,7 +8,8 @@
 //! C>: BDAT                the same, without a line end
 //! S: 250 2.0.0 OK         the server's reply
 //! ? Rcpt <a@b> -> NAME    a question, and its answer where it is not the usual one: a row of the
-//!                         table of replies, or `identity x`, `lines a | b`, `accept`
+//!                         table of replies, or `identity x`, `lines a | b`,
+//!                         `forward x`, `accept`
 //! M: Subject: x           a line of the message that was committed
 //! ! abandon               what else the session says: abandon, close, starttls, pause 1s
 //! @ +5m                   time passes; also: eof, shutdown, early
@@ -93,6 +94,8 @@ impl Settings {
                 config.require_auth = true;
                 config.extensions.auth = vec![Mechanism::Plain, Mechanism::Login];
             }
+            "auth" => config.extensions.auth = vec![Mechanism::Plain, Mechanism::Login],
+            "host" => config.hostname = value.parse().unwrap(),
             "tls" => self.tls = true,
             "trusted" => self.trusted = true,
             "verify" => config.verify = Verify::Authenticated,
@@ -188,11 +191,16 @@ fn show(question: &Question) -> String {
                 .iter()
                 .map(|r| r.address.to_string())
                 .collect();
-            format!("Data to {}", to.join(", "))
+            let mut s = format!("Data to {}", to.join(", "));
+            if let Some(auth) = &envelope.auth {
+                write!(s, " auth {auth:?}").unwrap();
+            }
+            s
         }
         Question::Commit => "Commit".to_owned(),
         Question::Verify(whom) => format!("Verify {whom}"),
         Question::Expand(whom) => format!("Expand {whom}"),
+        other => format!("{other:?}"),
     }
 }
 
@@ -215,6 +223,7 @@ fn parse_answer(text: &str) -> Answer {
     match text.split_once(' ').unwrap_or((text, "")) {
         ("accept", _) => Answer::Accept,
         ("identity", who) => Answer::Identity(who.to_owned()),
+        ("forward", to) => Answer::Forward(to.to_owned()),
         ("lines", lines) => Answer::Lines(lines.split(" | ").map(str::to_owned).collect()),
         (name, _) => Answer::Reject(row(name)),
     }

@@ -5,39 +5,9 @@ use std::path::{Path, PathBuf};
 use toml::{Table, Value};
 
 use super::Config;
-
-/// One mistake, and where it is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
-    /// `file`, `file:line` or `file:line:column`.
-    pub place: String,
-    /// The key, what is wrong with it, and what was expected.
-    pub message: String,
-}
-
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.place, self.message)
-    }
-}
-
-/// The configuration cannot be used.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ConfigError(pub Vec<Problem>);
-
-impl std::error::Error for ConfigError {}
-
-impl fmt::Display for ConfigError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (n, problem) in self.0.iter().enumerate() {
-            if n > 0 {
-                f.write_str("\n")?;
-            }
-            problem.fmt(f)?;
-        }
-        Ok(())
-    }
-}
+use super::place::{Place, locate};
+use super::problem::{ConfigError, Problem, nearest};
+use crate::telemetry;
 
 /// A configuration, and the text it came from, so that mistakes in it can be placed.
 #[derive(Clone, Debug, Default)]
@@ -53,47 +23,62 @@ pub struct Loaded {
 /// # Errors
 /// Names each mistake: file, line, key, what was expected.
 pub fn load(path: &Path) -> Result<Loaded, ConfigError> {
-    let mut files = vec![read(path)?];
-    let main = parse(path, files.first().map_or("", |(_, text)| text))?;
-    for pattern in &main.include {
-        for included in expand(path, pattern)? {
-            files.push(read(&included)?);
+    // Its relative paths must lead to the same files after a change of directory, too.
+    let absolute = std::path::absolute(path).map_err(|error| unreadable(path, &error))?;
+    let base = absolute.parent().unwrap_or(Path::new("/")).to_owned();
+    let text = fs::read_to_string(path).map_err(|error| unreadable(path, &error))?;
+    let main = parse(path, &text)?;
+    let mut loaded = Loaded {
+        config: Config::default(),
+        path: absolute,
+        files: vec![(path.to_owned(), text)],
+    };
+    for (nth, pattern) in main.include.iter().enumerate() {
+        for file in expand(path.parent().unwrap_or(Path::new("")), pattern) {
+            let text = fs::read_to_string(&file).map_err(|error| {
+                let message = format!("{} cannot be read: {error}", file.display());
+                loaded.problem("include", nth, message)
+            })?;
+            loaded.files.push((file, text));
         }
     }
+    loaded.config = merged(&loaded.files)?;
+    loaded.config.resolve_paths(&base);
+    if let Err(error) = telemetry::filter(&loaded.config.log.level) {
+        return Err(loaded.problem("log.level", 0, error).into());
+    }
+    Ok(loaded)
+}
+
+fn merged(files: &[(PathBuf, String)]) -> Result<Config, ConfigError> {
     let mut problems = Vec::new();
     let mut whole = Table::new();
-    for (file, text) in &files {
+    for (n, (file, text)) in files.iter().enumerate() {
         match parse(file, text) {
-            Ok(config) if !config.include.is_empty() && file != path => {
-                problems.push(Problem {
-                    place: file.display().to_string(),
-                    message: "include: an included file cannot include more".to_owned(),
-                });
+            Ok(config) if n > 0 && !config.include.is_empty() => {
+                let message = "include: an included file cannot include more";
+                problems.push(placed(file, text, "include", message));
             }
             Ok(_) => {
                 let table: Table = toml::from_str(text).unwrap_or_default();
-                merge(&mut whole, table, file, "", &mut problems);
+                for key in merge(&mut whole, table, "") {
+                    let message = format!("{key}: given in another file already");
+                    problems.push(placed(file, text, &key, message));
+                }
             }
             Err(ConfigError(more)) => problems.extend(more),
         }
     }
-    let merged = Config::deserialize_table(whole).map_err(|message| Problem {
-        place: path.display().to_string(),
-        message,
-    });
-    match merged {
-        Ok(mut config) if problems.is_empty() => {
-            config.resolve_paths(path.parent().unwrap_or(Path::new("")));
-            Ok(Loaded {
-                config,
-                path: path.to_owned(),
-                files,
-            })
-        }
-        Ok(_) => Err(ConfigError(problems)),
-        Err(problem) if problems.is_empty() => Err(ConfigError(vec![problem])),
-        Err(_) => Err(ConfigError(problems)),
+    if !problems.is_empty() {
+        return Err(ConfigError(problems));
     }
+    whole.try_into().map_err(|error: toml::de::Error| {
+        let place = files.first().map(|(file, _)| file.display().to_string());
+        ConfigError::from(Problem {
+            place: place.unwrap_or_default(),
+            message: error.message().to_owned(),
+        })
+    })
 }
 
 impl Loaded {
@@ -113,25 +98,53 @@ impl Loaded {
         &self.path
     }
 
-    /// A mistake in the value of a key such as `limits.message_size`, or in the n-th `route`.
+    /// Reads it again. One made by a program stays what it is.
+    pub(crate) fn again(&self) -> Result<Self, ConfigError> {
+        if self.files.is_empty() {
+            return Ok(self.clone());
+        }
+        load(&self.path)
+    }
+
+    /// A mistake in the value of a key such as `limits.message_size`, or in that of the n-th
+    /// entry of a list such as `route`.
     pub(crate) fn problem(&self, key: &str, nth: usize, message: impl fmt::Display) -> Problem {
-        let place = self.files.iter().find_map(|(file, text)| {
-            Some(format!("{}:{}", file.display(), line_of(text, key, nth)?))
-        });
+        let mut left = nth;
+        let mut place = None;
+        for (file, text) in &self.files {
+            match locate(text, key, left) {
+                Place::Key(line) => {
+                    place = Some((file, line));
+                    break;
+                }
+                Place::Table(line) => place = place.or(Some((file, line))),
+                Place::Short(entries) => left -= entries.min(left),
+                Place::Nowhere => {}
+            }
+        }
         Problem {
-            place: place.unwrap_or_else(|| self.path.display().to_string()),
+            place: match (place, self.files.first()) {
+                (Some((file, line)), _) => format!("{}:{line}", file.display()),
+                (None, Some((file, _))) => file.display().to_string(),
+                (None, None) => self.path.display().to_string(),
+            },
             message: format!("{key}: {message}"),
         }
     }
 }
 
-impl Config {
-    fn deserialize_table(table: Table) -> Result<Self, String> {
-        table
-            .try_into()
-            .map_err(|error: toml::de::Error| error.message().to_owned())
+fn placed(file: &Path, text: &str, key: &str, message: impl fmt::Display) -> Problem {
+    let file = file.display();
+    Problem {
+        place: match locate(text, key, 0) {
+            Place::Key(line) | Place::Table(line) => format!("{file}:{line}"),
+            Place::Short(_) | Place::Nowhere => file.to_string(),
+        },
+        message: message.to_string(),
     }
+}
 
+impl Config {
     /// Makes relative paths relative to the file's directory.
     fn resolve_paths(&mut self, base: &Path) {
         let mut resolve = |path: &mut PathBuf| {
@@ -175,14 +188,11 @@ impl Config {
     }
 }
 
-fn read(path: &Path) -> Result<(PathBuf, String), ConfigError> {
-    match fs::read_to_string(path) {
-        Ok(text) => Ok((path.to_owned(), text)),
-        Err(error) => Err(ConfigError(vec![Problem {
-            place: path.display().to_string(),
-            message: format!("cannot be read: {error}"),
-        }])),
-    }
+fn unreadable(path: &Path, error: &std::io::Error) -> ConfigError {
+    ConfigError::from(Problem {
+        place: path.display().to_string(),
+        message: format!("cannot be read: {error}"),
+    })
 }
 
 fn parse(path: &Path, text: &str) -> Result<Config, ConfigError> {
@@ -205,41 +215,9 @@ fn parse(path: &Path, text: &str) -> Result<Config, ConfigError> {
         .map_err(|problem| ConfigError(vec![problem]))
 }
 
-/// In ``unknown field `a`, expected one of `b`, `c` ``: the one nearest to `a`.
-fn nearest(message: &str) -> Option<&str> {
-    let mut names = message
-        .strip_prefix("unknown ")?
-        .split('`')
-        .skip(1)
-        .step_by(2);
-    let unknown = names.next()?;
-    let (distance, name) = names.map(|name| (distance(unknown, name), name)).min()?;
-    (distance <= unknown.len().div_ceil(2)).then_some(name)
-}
-
-/// Levenshtein's.
-fn distance(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.bytes().enumerate() {
-        let mut diagonal = i;
-        let mut left = i + 1;
-        if let Some(first) = row.first_mut() {
-            *first = left;
-        }
-        for (y, cell) in b.bytes().zip(row.iter_mut().skip(1)) {
-            let above = *cell;
-            left = (diagonal + usize::from(x != y))
-                .min(above + 1)
-                .min(left + 1);
-            diagonal = above;
-            *cell = left;
-        }
-    }
-    row.last().copied().unwrap_or(0)
-}
-
-/// Arrays are added to, tables joined, everything else may be said once.
-fn merge(whole: &mut Table, more: Table, file: &Path, prefix: &str, problems: &mut Vec<Problem>) {
+/// Arrays are added to, tables joined; gives the keys of all else that is said twice.
+fn merge(whole: &mut Table, more: Table, prefix: &str) -> Vec<String> {
+    let mut twice = Vec::new();
     for (key, value) in more {
         let path = if prefix.is_empty() {
             key.clone()
@@ -250,30 +228,31 @@ fn merge(whole: &mut Table, more: Table, file: &Path, prefix: &str, problems: &m
             (None, value) => {
                 whole.insert(key, value);
             }
-            (Some(Value::Table(old)), Value::Table(new)) => merge(old, new, file, &path, problems),
+            (Some(Value::Table(old)), Value::Table(new)) => twice.extend(merge(old, new, &path)),
             (Some(Value::Array(old)), Value::Array(new)) => old.extend(new),
-            (Some(_), _) => problems.push(Problem {
-                place: file.display().to_string(),
-                message: format!("{path}: given in another file already"),
-            }),
+            (Some(_), _) => twice.push(path),
         }
     }
+    twice
 }
 
 /// Files that match, in order of name. `*` stands for any part of a file's name.
-fn expand(main: &Path, pattern: &str) -> Result<Vec<PathBuf>, ConfigError> {
-    let path = main.parent().unwrap_or(Path::new("")).join(pattern);
+fn expand(base: &Path, pattern: &str) -> Vec<PathBuf> {
+    let path = base.join(pattern);
     let name = path
         .file_name()
         .map(|n| n.to_string_lossy().into_owned())
         .unwrap_or_default();
     let Some((start, end)) = name.split_once('*') else {
-        return Ok(vec![path]);
+        return vec![path];
     };
-    let directory = path.parent().unwrap_or(Path::new(""));
+    let directory = path
+        .parent()
+        .filter(|d| !d.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
     // No directory yet, no files in it.
     let Ok(entries) = fs::read_dir(directory) else {
-        return Ok(Vec::new());
+        return Vec::new();
     };
     let mut found: Vec<_> = entries
         .filter_map(Result::ok)
@@ -284,46 +263,7 @@ fn expand(main: &Path, pattern: &str) -> Result<Vec<PathBuf>, ConfigError> {
         .map(|entry| entry.path())
         .collect();
     found.sort();
-    Ok(found)
-}
-
-/// The line of a key: of `[table]` … `key =`, or of the `nth` `[[table]]`.
-fn line_of(text: &str, key: &str, nth: usize) -> Option<usize> {
-    let (table, name) = key.rsplit_once('.').unwrap_or(("", key));
-    let (mut current, mut seen) = (String::new(), 0);
-    let mut header = None;
-    for (number, line) in text.lines().enumerate() {
-        let line = line.trim();
-        if let Some(inner) = line.strip_prefix('[') {
-            let array = inner.starts_with('[');
-            current = inner
-                .trim_start_matches('[')
-                .split(']')
-                .next()
-                .unwrap_or_default()
-                .trim()
-                .to_owned();
-            if current == table && array {
-                seen += 1;
-            }
-            if current == table && (!array || seen == nth + 1) {
-                header = Some(number + 1);
-            } else if current == table {
-                current.clear();
-            }
-            if current == key {
-                return Some(number + 1);
-            }
-            continue;
-        }
-        let here = line
-            .strip_prefix(name)
-            .is_some_and(|rest| rest.trim_start().starts_with('='));
-        if current == table && here {
-            return Some(number + 1);
-        }
-    }
-    header
+    found
 }
 
 #[cfg(test)]
@@ -355,21 +295,6 @@ mod tests {
     }
 
     #[test]
-    fn lines_of_keys() {
-        let text = "a = 1\n[t]\nb = 2\n[[r]]\nc = 3\n[[r]]\nx = 0\nc = 4\n";
-        for (key, nth, line) in [
-            ("a", 0, 1),
-            ("t.b", 0, 3),
-            ("r.c", 0, 5),
-            ("r.c", 1, 8),
-            ("t", 0, 2),
-            ("t.missing", 0, 2),
-        ] {
-            assert_eq!(line_of(text, key, nth), Some(line), "{key} {nth}");
-        }
-    }
-
-    #[test]
     fn files_are_joined() {
         let directory = tempfile::tempdir().unwrap();
         let write = |name: &str, text: &str| fs::write(directory.path().join(name), text).unwrap();
@@ -397,8 +322,65 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(
-            error.contains("2.toml: limits.errors: given in another file already"),
+            error.contains("2.toml:2: limits.errors: given in another file already"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn mistakes_in_included_files_are_placed_there() {
+        let directory = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| fs::write(directory.path().join(name), text).unwrap();
+        write(
+            "main.toml",
+            "include = [\"more.toml\"]\nrelay.domains = [\"a.test\"]\n[[route]]\nvia = \"mx\"\n",
+        );
+        write(
+            "more.toml",
+            "relay.domains = [\n\"b.test\",\n\"c.test\"]\n[[route]]\nvia = \"discard\"\n[[route]]\nvia = \"mx\"\n",
+        );
+        let loaded = load(&directory.path().join("main.toml")).unwrap();
+        for (key, nth, place) in [
+            ("route.via", 0, "main.toml:4"),
+            ("route.via", 1, "more.toml:5"),
+            ("route.via", 2, "more.toml:7"),
+            ("relay.domains", 0, "main.toml:2"),
+            ("relay.domains", 2, "more.toml:3"),
+            ("relay.trusted_networks", 0, "main.toml:2"),
+        ] {
+            let found = loaded.problem(key, nth, "x").place;
+            assert!(found.ends_with(place), "{key} {nth}: {found}");
+        }
+        write("main.toml", "\ninclude = [\"none.toml\"]\n");
+        let error = load(&directory.path().join("main.toml")).unwrap_err();
+        let text = error.to_string();
+        assert!(
+            text.contains("main.toml:2: include: ") && text.contains("none.toml cannot be read"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn relative_paths_become_absolute() {
+        let directory = tempfile::tempdir_in(".").unwrap();
+        let path = directory.path().join("c.toml");
+        fs::write(&path, "[[route]]\nvia = \"maildir:mail/{local}\"\n").unwrap();
+        let relative = path.strip_prefix(std::env::current_dir().unwrap());
+        let loaded = load(relative.unwrap_or(&path)).unwrap();
+        let via = &loaded.config.route[0].via;
+        assert!(
+            via.starts_with("maildir:/") && via.ends_with("/mail/{local}"),
+            "{via}"
+        );
+        assert!(loaded.path().is_absolute() && loaded.config.admin_socket().is_absolute());
+    }
+
+    #[test]
+    fn a_filter_of_the_log_that_is_none_is_placed() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("c.toml");
+        fs::write(&path, "[log]\nlevel = \"inof\"\n").unwrap();
+        let error = load(&path).unwrap_err().to_string();
+        assert!(error.contains("c.toml:2: log.level: `inof`"), "{error}");
     }
 }

@@ -3,8 +3,16 @@
 //! These types are the reference: their comments are its text, their defaults its defaults.
 
 mod check;
+mod files;
 mod load;
+mod meaning;
+mod open_relay;
+mod own;
+mod place;
+mod problem;
+mod reach;
 mod reference;
+mod restart;
 mod roles;
 pub mod units;
 
@@ -15,8 +23,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use check::{Findings, check};
-pub use load::{ConfigError, Loaded, Problem, load};
+pub(crate) use files::{authorities, certificates, users};
+pub use load::{Loaded, load};
+pub use problem::{ConfigError, Problem};
 pub use reference::{reference, schema};
+pub(crate) use restart::changed_at_restart;
 pub use roles::{Roles, RolesError};
 
 use units::{Size, Span, SpanOrNever};
@@ -110,7 +121,8 @@ pub struct Listener {
     /// `"starttls"`, `"implicit"` (TLS from the first octet) or `"none"`.
     #[serde(default)]
     pub tls: ListenerTls,
-    /// What becomes of a bare CR or LF at this listener; default: as in `limits`.
+    /// What becomes of a bare CR or LF in a message here: `"reject"` or `"normalize"`. Default: as
+    /// `limits.bare_newline` says.
     #[serde(default)]
     pub bare_newline: Option<BareNewline>,
 }
@@ -176,7 +188,7 @@ impl Default for Submission {
 pub struct Directory {
     /// `"file"`.
     pub kind: DirectoryKind,
-    /// The users file, which `postroad user` writes.
+    /// The users file, which `postroad user` writes, and which keeps its owner, group and mode.
     #[serde(default)]
     pub path: Option<PathBuf>,
 }
@@ -199,7 +211,8 @@ pub enum DirectoryKind {
 pub struct Relay {
     /// Mail for these is accepted from anyone: `"example.org"`, `"*.example.org"`.
     pub domains: Vec<String>,
-    /// Clients in these networks may relay anywhere.
+    /// Clients in these networks may relay anywhere. None wider than /8 (IPv4) or /32 (IPv6), nor
+    /// all public ones together.
     pub trusted_networks: Vec<String>,
 }
 
@@ -356,14 +369,14 @@ pub struct Limits {
     pub min_free: Size,
     /// Octets of a message's header.
     pub header_size: Size,
-    /// Who gets real answers to VRFY and EXPN: `"none"` or `"authenticated"`.
+    /// Who gets real answers to VRFY and EXPN: `"none"`. `"authenticated"` is not built in this version.
     pub verify: Verify,
     /// What becomes of a bare CR or LF in a message: `"reject"` or `"normalize"`. Default: normalised for
     /// authenticated users and trusted networks, refused for others. It never ends a message.
     pub bare_newline: Option<BareNewline>,
     /// 8-bit octets in headers without SMTPUTF8: `"accept"` or `"reject"`.
     pub eight_bit_headers: EightBitHeaders,
-    /// How long sessions and deliveries may take to finish at a stop.
+    /// How long sessions and deliveries, together, may take to finish at a stop.
     pub drain: Span,
 }
 

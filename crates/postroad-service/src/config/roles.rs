@@ -1,6 +1,5 @@
 //! From the configuration to the settings of each part.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,14 +13,13 @@ use postroad_proto::server::{
     BareNewline as ProtoBareNewline, Limits as ProtoLimits, Verify as ProtoVerify,
 };
 use postroad_queue::RetrySchedule;
-use postroad_routing::{
-    AddressFamily, DnsOptions, RouteRule, SharedRouter, StaticRouter, TlsMode, Via,
-};
+use postroad_routing::{AddressFamily, DnsOptions, RouteRule, SharedRouter, StaticRouter};
 
-use super::load::{ConfigError, Loaded, Problem};
-use super::{
-    BareNewline, Config, EightBitHeaders, Family, Listener, RouteTls, Service, StoreKind, Verify,
-};
+use super::load::Loaded;
+use super::meaning::Problems;
+use super::own;
+use super::problem::ConfigError;
+use super::{BareNewline, Config, EightBitHeaders, Family, Service, Verify};
 
 /// Settings of all parts, checked.
 #[derive(Clone, Debug)]
@@ -35,7 +33,7 @@ pub struct Roles {
     /// The relay service's, outbound.
     pub outbound: OutboundConfig,
     /// The routes of the configuration.
-    pub routes: StaticRouter,
+    pub routes: Vec<RouteRule>,
     /// How names are looked up.
     pub dns: DnsOptions,
     /// Bounds on connections.
@@ -53,44 +51,29 @@ impl Roles {
     /// # Errors
     /// All mistakes, each with file, line and key.
     pub fn from_config(loaded: &Loaded) -> Result<Self, RolesError> {
-        let mut problems = Problems {
-            loaded,
-            found: Vec::new(),
-        };
         let config = &loaded.config;
-        let hostname = problems.hostname(config);
-        let postmaster = problems.parse::<Address>(
-            "postmaster",
-            config.postmaster.as_deref(),
-            "expected an address such as \"admin@example.org\"",
-        );
-        let trusted = problems.networks(config);
-        let domains = DomainPatterns::parse(config.relay.domains.iter().map(String::as_str))
-            .unwrap_or_else(|error| {
-                problems.add("relay.domains", 0, error);
-                DomainPatterns::default()
-            });
-        let rules = problems.routes(config);
-        problems.open_relay(config, &domains, &rules);
+        let mut problems = Problems::new(loaded);
+        let parts = Parts {
+            hostname: problems.hostname(config),
+            postmaster: problems.postmaster(config),
+            trusted: problems.networks(config),
+            domains: problems.domains(config),
+            rules: problems.routes(config),
+            schedule: problems.schedule(config),
+            mechanisms: problems.mechanisms(config),
+        };
         problems.listeners(config);
         problems.not_built(config);
-        let schedule = problems.schedule(config);
-        let mechanisms = problems.mechanisms(config);
+        problems.bounds(config);
+        // What follows from settings that are wrong themselves is no second mistake.
+        if problems.found.is_empty() {
+            problems.open_relay(config, &parts.trusted, &parts.rules);
+            problems.postmaster_is_there(config, &parts.hostname, &parts.rules);
+        }
         if !problems.found.is_empty() {
             return Err(ConfigError(problems.found));
         }
-        Ok(Self::build(
-            config,
-            Parts {
-                hostname,
-                postmaster,
-                trusted,
-                domains,
-                rules,
-                schedule,
-                mechanisms,
-            },
-        ))
+        Ok(Self::build(config, parts))
     }
 
     fn build(config: &Config, parts: Parts) -> Self {
@@ -134,7 +117,7 @@ impl Roles {
                 trusted,
             },
             outbound,
-            routes: StaticRouter::new(rules),
+            routes: rules,
             dns: dns(config, &hostname),
             connections: ConnectionLimits {
                 connections: config.limits.connections,
@@ -149,7 +132,7 @@ impl Roles {
     /// The routes as a router.
     #[must_use]
     pub fn router(&self) -> SharedRouter {
-        SharedRouter::new(self.routes.clone())
+        SharedRouter::new(StaticRouter::new(self.routes.clone()))
     }
 }
 
@@ -199,7 +182,9 @@ fn session(
             Verify::None => ProtoVerify::None,
             Verify::Authenticated => ProtoVerify::Authenticated,
         },
-        bare_newline: bare_newline(limits.bare_newline),
+        bare_newline: limits
+            .bare_newline
+            .map_or(ProtoBareNewline::NormalizeTrusted, BareNewline::to_proto),
         reject_eight_bit_headers: limits.eight_bit_headers == EightBitHeaders::Reject,
         limits: ProtoLimits {
             message_size: limits.message_size.0,
@@ -214,29 +199,27 @@ fn session(
     }
 }
 
-const fn bare_newline(chosen: Option<BareNewline>) -> ProtoBareNewline {
-    match chosen {
-        None => ProtoBareNewline::NormalizeTrusted,
-        Some(BareNewline::Reject) => ProtoBareNewline::Reject,
-        Some(BareNewline::Normalize) => ProtoBareNewline::Normalize,
+impl BareNewline {
+    /// As the session has it.
+    pub(crate) const fn to_proto(self) -> ProtoBareNewline {
+        match self {
+            Self::Reject => ProtoBareNewline::Reject,
+            Self::Normalize => ProtoBareNewline::Normalize,
+        }
     }
 }
 
 fn dns(config: &Config, hostname: &Domain) -> DnsOptions {
-    let bound = config
-        .listener
-        .iter()
-        .filter(|l| l.service == Service::Relay)
-        .flat_map(|l| &l.bind)
-        .map(std::net::SocketAddr::ip);
-    let own: Vec<IpAddr> = bound
-        .filter(|ip| !ip.is_unspecified())
-        .chain(config.delivery.own_addresses.iter().copied())
-        .collect();
     DnsOptions {
         nameservers: config.dns.nameservers.clone(),
         own_names: vec![hostname.clone()],
-        own_addresses: own,
+        own_addresses: own::addresses(config),
+        own_ports: config
+            .listener
+            .iter()
+            .filter(|l| l.service == Service::Relay)
+            .flat_map(|l| l.bind.iter().map(std::net::SocketAddr::port))
+            .collect(),
         family: match config.delivery.family {
             Family::Any => AddressFamily::Any,
             Family::Ipv4 => AddressFamily::Ipv4,
@@ -244,306 +227,5 @@ fn dns(config: &Config, hostname: &Domain) -> DnsOptions {
         },
         timeout: config.dns.timeout.0,
         ..DnsOptions::default()
-    }
-}
-
-/// Looks for mistakes, and goes on behind each.
-struct Problems<'a> {
-    loaded: &'a Loaded,
-    found: Vec<Problem>,
-}
-
-impl Problems<'_> {
-    fn add(&mut self, key: &str, nth: usize, message: impl std::fmt::Display) {
-        self.found.push(self.loaded.problem(key, nth, message));
-    }
-
-    fn parse<T: std::str::FromStr>(
-        &mut self,
-        key: &str,
-        text: Option<&str>,
-        expected: &str,
-    ) -> Option<T>
-    where
-        T::Err: std::fmt::Display,
-    {
-        let text = text?;
-        match text.parse() {
-            Ok(value) => Some(value),
-            Err(error) => {
-                self.add(key, 0, format!("`{text}`: {error}; {expected}"));
-                None
-            }
-        }
-    }
-
-    fn hostname(&mut self, config: &Config) -> Domain {
-        let fallback = Domain::from(IpAddr::from([127, 0, 0, 1]));
-        let system = || {
-            nix::unistd::gethostname()
-                .ok()
-                .and_then(|name| name.into_string().ok())
-        };
-        let Some(name) = config.hostname.clone().or_else(system) else {
-            self.add("hostname", 0, "the system has no name; set one");
-            return fallback;
-        };
-        name.parse().unwrap_or_else(|error| {
-            self.add(
-                "hostname",
-                0,
-                format!("`{name}`: {error}; expected a name such as \"mx1.example.org\""),
-            );
-            fallback
-        })
-    }
-
-    fn networks(&mut self, config: &Config) -> Networks {
-        let mut networks = Vec::new();
-        for text in &config.relay.trusted_networks {
-            match text.parse::<postroad_net::Network>() {
-                Ok(network) if network.prefix() < if network.is_ipv4() { 8 } else { 32 } => {
-                    self.add(
-                        "relay.trusted_networks",
-                        0,
-                        format!("`{text}` would make this an open relay: whoever is in it may send anywhere; name your own networks, at most a /8 (IPv4) or a /32 (IPv6)"),
-                    );
-                }
-                Ok(network) => networks.push(network),
-                Err(error) => self.add("relay.trusted_networks", 0, error),
-            }
-        }
-        networks.into_iter().collect()
-    }
-
-    fn routes(&mut self, config: &Config) -> Vec<RouteRule> {
-        let mut rules = Vec::new();
-        for (nth, route) in config.route.iter().enumerate() {
-            let via = match route.via.parse::<Via>() {
-                Ok(via) => via,
-                Err(error) => {
-                    self.add("route.via", nth, error);
-                    continue;
-                }
-            };
-            let mut pattern = |key: &str, text: Option<&String>| {
-                text.and_then(|text| {
-                    text.parse()
-                        .map_err(|error: postroad_routing::PatternError| self.add(key, nth, error))
-                        .ok()
-                })
-            };
-            let recipient = pattern("route.recipient", route.recipient.as_ref());
-            let sender = pattern("route.sender", route.sender.as_ref());
-            let network = route.network.as_ref().and_then(|text| {
-                let single = || text.parse::<IpAddr>().map(ipnet::IpNet::from);
-                text.parse::<ipnet::IpNet>()
-                    .or_else(|_| single())
-                    .map_err(|_| {
-                        self.add(
-                            "route.network",
-                            nth,
-                            format!("`{text}` is no network such as 192.0.2.0/24"),
-                        );
-                    })
-                    .ok()
-            });
-            let tls = match route.tls {
-                RouteTls::Opportunistic => TlsMode::Opportunistic,
-                RouteTls::Require => TlsMode::Require,
-                RouteTls::Verify => TlsMode::Verify,
-                RouteTls::None => TlsMode::None,
-            };
-            rules.push(RouteRule {
-                recipient,
-                sender,
-                user: route.user.clone(),
-                network,
-                via,
-                tls,
-                source: route.source,
-            });
-        }
-        rules
-    }
-
-    /// Mail for any domain from anyone, and a way out by MX.
-    fn open_relay(&mut self, config: &Config, domains: &DomainPatterns, rules: &[RouteRule]) {
-        let relays = config.listener.iter().any(|l| l.service == Service::Relay);
-        if !relays || !domains.is_all() {
-            return;
-        }
-        let catches_all = |rule: &&RouteRule| {
-            matches!(rule.recipient, None | Some(postroad_routing::Pattern::Any))
-                && rule.sender.is_none()
-                && rule.user.is_none()
-                && rule.network.is_none()
-        };
-        let until = rules
-            .iter()
-            .position(|rule| catches_all(&rule))
-            .map_or(rules.len(), |at| at + 1);
-        let leaves = rules
-            .iter()
-            .take(until)
-            .any(|rule| matches!(rule.via, Via::Mx));
-        if leaves || until == rules.len() && !rules.last().is_some_and(|rule| catches_all(&rule)) {
-            self.add(
-                "relay.domains",
-                0,
-                "`*` with a route by MX would make this an open relay: anyone could send anywhere; name your domains, or route all mail to one host",
-            );
-        }
-    }
-
-    fn listeners(&mut self, config: &Config) {
-        let mut seen = std::collections::HashSet::new();
-        for (nth, listener) in config.listener.iter().enumerate() {
-            if listener.bind.is_empty() {
-                self.add(
-                    "listener.bind",
-                    nth,
-                    "no address; expected one such as \"[::]:25\"",
-                );
-            }
-            for address in &listener.bind {
-                if address.port() != 0 && !seen.insert(address) {
-                    self.add("listener.bind", nth, format!("{address} is bound twice"));
-                }
-            }
-            self.listener(config, nth, listener);
-        }
-        if config
-            .admin
-            .http
-            .is_some_and(|address| !address.ip().is_loopback())
-        {
-            self.add(
-                "admin.http",
-                0,
-                "must be a loopback address: tokens and TLS for it are not built yet",
-            );
-        }
-    }
-
-    fn listener(&mut self, config: &Config, nth: usize, listener: &Listener) {
-        use super::ListenerTls;
-        if listener.tls != ListenerTls::None && config.tls.is_none() {
-            self.add(
-                "listener.tls",
-                nth,
-                "needs a certificate; add a table [tls] with `certificate` and `key`",
-            );
-        }
-        if listener.service != Service::Submission {
-            return;
-        }
-        if listener.tls == ListenerTls::None {
-            self.add("listener.tls", nth, "submission offers AUTH under TLS only, so that with \"none\" nobody could log in; use \"starttls\" or \"implicit\"");
-        }
-        if config.submission.directory.is_none() {
-            self.add(
-                "listener.service",
-                nth,
-                "submission needs to know its users; add to [submission] directory = { kind = \"file\", path = \"users.toml\" }",
-            );
-        }
-    }
-
-    fn not_built(&mut self, config: &Config) {
-        if config.queue.store == StoreKind::Postgres {
-            self.add(
-                "queue.store",
-                0,
-                "\"postgres\" is not built yet in this version; expected \"local\" or \"memory\"",
-            );
-        }
-        if let Some(directory) = &config.submission.directory {
-            if directory.kind != super::DirectoryKind::File {
-                self.add(
-                    "submission.directory",
-                    0,
-                    "only kind = \"file\" is built yet in this version",
-                );
-            } else if directory.path.is_none() {
-                self.add("submission.directory", 0, "kind = \"file\" needs a path");
-            }
-        }
-        if config.limits.verify == Verify::Authenticated {
-            self.add(
-                "limits.verify",
-                0,
-                "\"authenticated\" is not built yet in this version; expected \"none\"",
-            );
-        }
-        let different = config.listener.iter().position(|l| {
-            l.bare_newline
-                .is_some_and(|b| Some(b) != config.limits.bare_newline)
-        });
-        if let Some(nth) = different {
-            self.add("listener.bare_newline", nth, "setting it for one listener is not built yet in this version; set limits.bare_newline");
-        }
-        for (key, zero) in [
-            ("limits.recipients", config.limits.recipients == 0),
-            ("limits.connections", config.limits.connections == 0),
-            (
-                "limits.connections_per_address",
-                config.limits.connections_per_address == 0,
-            ),
-            ("limits.errors", config.limits.errors == 0),
-            ("delivery.concurrency", config.delivery.concurrency == 0),
-            (
-                "delivery.per_destination",
-                config.delivery.per_destination == 0,
-            ),
-            ("delivery.port", config.delivery.port == 0),
-        ] {
-            if zero {
-                self.add(key, 0, "must be at least 1");
-            }
-        }
-    }
-
-    fn schedule(&mut self, config: &Config) -> RetrySchedule {
-        let delivery = &config.delivery;
-        let delays = delivery.retry.iter().map(|span| span.0).collect();
-        RetrySchedule::new(delays, delivery.expire.0, delivery.warn_after.0).unwrap_or_else(
-            |error| {
-                self.add("delivery.retry", 0, error);
-                RetrySchedule::default()
-            },
-        )
-    }
-
-    fn mechanisms(&mut self, config: &Config) -> Vec<Mechanism> {
-        const NOT_BUILT: [&str; 5] = [
-            "SCRAM-SHA-256",
-            "SCRAM-SHA-256-PLUS",
-            "OAUTHBEARER",
-            "XOAUTH2",
-            "EXTERNAL",
-        ];
-        let mut mechanisms = Vec::new();
-        for name in &config.submission.mechanisms {
-            match Mechanism::from_name(name) {
-                Some(mechanism) => mechanisms.push(mechanism),
-                None if NOT_BUILT
-                    .iter()
-                    .any(|known| known.eq_ignore_ascii_case(name)) =>
-                {
-                    self.add(
-                        "submission.mechanisms",
-                        0,
-                        format!("{name} is not built yet in this version; expected PLAIN or LOGIN"),
-                    );
-                }
-                None => self.add(
-                    "submission.mechanisms",
-                    0,
-                    format!("`{name}` is no mechanism; expected PLAIN or LOGIN"),
-                ),
-            }
-        }
-        mechanisms
     }
 }

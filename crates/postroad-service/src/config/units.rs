@@ -150,7 +150,7 @@ fn split_unit(s: &str) -> (&str, &str) {
 }
 
 macro_rules! as_text {
-    ($($name:ident, $title:literal);+) => {$(
+    ($($name:ident, $title:literal, $types:tt);+) => {$(
         impl Serialize for $name {
             fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
                 serializer.collect_str(self)
@@ -163,7 +163,7 @@ macro_rules! as_text {
             }
 
             fn json_schema(_: &mut SchemaGenerator) -> Schema {
-                json_schema!({ "type": "string", "format": $title })
+                json_schema!({ "type": $types, "format": $title })
             }
 
             fn inline_schema() -> bool {
@@ -173,7 +173,11 @@ macro_rules! as_text {
     )+};
 }
 
-as_text!(Size, "size"; Span, "time"; SpanOrNever, "time or never");
+as_text!(
+    Size, "size", ["string", "integer"];
+    Span, "time", "string";
+    SpanOrNever, "time or never", "string"
+);
 
 #[cfg(test)]
 mod tests {

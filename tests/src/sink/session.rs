@@ -1,183 +1,15 @@
-//! A next hop that takes all mail, or misbehaves as it is told. It shares no code with Postroad.
+//! One session of a sink.
 
-use std::collections::HashMap;
-use std::net::SocketAddr;
-use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 
-use rustls::ServerConfig;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::io::{
     AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader,
 };
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio_rustls::TlsAcceptor;
 
-use crate::process::PATIENCE;
-
-/// A message as it came.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Received {
-    /// The reverse-path, without brackets.
-    pub from: String,
-    /// The forward-paths, without brackets.
-    pub to: Vec<String>,
-    /// MAIL and RCPT lines, as they came.
-    pub commands: Vec<String>,
-    /// The message, dot-unstuffed.
-    pub data: Vec<u8>,
-    /// Whether it came under TLS.
-    pub tls: bool,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    received: Vec<Received>,
-    /// Replies to commands that start so, instead of the usual.
-    always: HashMap<String, String>,
-    once: HashMap<String, Vec<String>>,
-    close_once: Vec<String>,
-    hidden: Vec<String>,
-}
-
-/// A running sink.
-#[derive(Clone, Debug)]
-pub struct Sink {
-    address: SocketAddr,
-    state: Arc<Mutex<State>>,
-    arrived: Arc<Notify>,
-    _task: Arc<AbortOnDrop>,
-}
-
-#[derive(Debug)]
-struct AbortOnDrop(tokio::task::JoinHandle<()>);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
-impl Sink {
-    /// Starts one on that address.
-    pub async fn start(address: SocketAddr) -> Self {
-        Self::listen(address, None).await
-    }
-
-    /// Starts one that offers STARTTLS.
-    ///
-    /// # Panics
-    /// Where the certificate cannot be used.
-    pub async fn start_tls(address: SocketAddr, certificate: &Path, key: &Path) -> Self {
-        let chain = CertificateDer::pem_file_iter(certificate)
-            .expect("the certificate's file")
-            .map(|c| c.expect("a certificate"))
-            .collect();
-        let key = PrivateKeyDer::from_pem_file(key).expect("the key's file");
-        let config = ServerConfig::builder_with_provider(Arc::new(
-            rustls::crypto::aws_lc_rs::default_provider(),
-        ))
-        .with_safe_default_protocol_versions()
-        .expect("the default versions")
-        .with_no_client_auth()
-        .with_single_cert(chain, key)
-        .expect("a key that goes with the certificate");
-        Self::listen(address, Some(TlsAcceptor::from(Arc::new(config)))).await
-    }
-
-    async fn listen(address: SocketAddr, tls: Option<TlsAcceptor>) -> Self {
-        let listener = TcpListener::bind(address)
-            .await
-            .expect("the address is this test's own");
-        let address = listener.local_addr().expect("a listener has an address");
-        let (state, arrived) = (
-            Arc::new(Mutex::new(State::default())),
-            Arc::new(Notify::new()),
-        );
-        let shared = (Arc::clone(&state), Arc::clone(&arrived));
-        let task = tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                let (state, arrived) = shared.clone();
-                let tls = tls.clone();
-                tokio::spawn(async move {
-                    let _ = serve(stream, tls, &state, &arrived).await;
-                });
-            }
-        });
-        Self {
-            address,
-            state,
-            arrived,
-            _task: Arc::new(AbortOnDrop(task)),
-        }
-    }
-
-    /// Where it listens.
-    #[must_use]
-    pub fn address(&self) -> SocketAddr {
-        self.address
-    }
-
-    /// From now on answers commands that start with `start` so. `GREETING` and `END` (of data) count as commands.
-    pub fn reply_always(&self, start: &str, reply: &str) {
-        lock(&self.state)
-            .always
-            .insert(start.to_owned(), reply.to_owned());
-    }
-
-    /// Answers the next such command so.
-    pub fn reply_once(&self, start: &str, reply: &str) {
-        lock(&self.state)
-            .once
-            .entry(start.to_owned())
-            .or_default()
-            .push(reply.to_owned());
-    }
-
-    /// Closes the connection instead of answering the next such command.
-    pub fn close_once(&self, start: &str) {
-        lock(&self.state).close_once.push(start.to_owned());
-    }
-
-    /// Leaves an extension out of its EHLO reply.
-    pub fn hide(&self, extension: &str) {
-        lock(&self.state).hidden.push(extension.to_owned());
-    }
-
-    /// What has come so far.
-    #[must_use]
-    pub fn received(&self) -> Vec<Received> {
-        lock(&self.state).received.clone()
-    }
-
-    /// Waits until `count` messages have come; gives all.
-    ///
-    /// # Panics
-    /// Where they do not.
-    pub async fn wait_for(&self, count: usize) -> Vec<Received> {
-        let all = async {
-            loop {
-                let arrived = self.arrived.notified();
-                tokio::pin!(arrived);
-                arrived.as_mut().enable();
-                if lock(&self.state).received.len() >= count {
-                    return self.received();
-                }
-                arrived.await;
-            }
-        };
-        match tokio::time::timeout(PATIENCE, all).await {
-            Ok(received) => received,
-            Err(_) => panic!("{} of {count} messages have come", self.received().len()),
-        }
-    }
-}
-
-fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
-    state.lock().unwrap_or_else(PoisonError::into_inner)
-}
+use super::{Gate, Received, State, lock};
 
 /// What to answer, where a test wants another than the usual answer; `Err` to close.
 fn scripted(state: &Mutex<State>, command: &str) -> Result<Option<String>, ()> {
@@ -204,20 +36,29 @@ fn scripted(state: &Mutex<State>, command: &str) -> Result<Option<String>, ()> {
         .map(|(_, reply)| reply.clone()))
 }
 
-async fn serve(
+pub(super) async fn serve(
     stream: TcpStream,
     tls: Option<TlsAcceptor>,
     state: &Mutex<State>,
     arrived: &Notify,
+    gate: &Gate,
 ) -> std::io::Result<()> {
     let mut stream = BufReader::new(stream);
     if !say(&mut stream, state, "GREETING", "220 sink.test ESMTP").await? {
         return Ok(());
     }
-    if session(&mut stream, tls.is_some(), false, state, arrived).await? {
+    if session(&mut stream, tls.is_some(), false, state, arrived, gate).await? {
         let Some(acceptor) = tls else { return Ok(()) };
         let stream = acceptor.accept(stream.into_inner()).await?;
-        session(&mut BufReader::new(stream), false, true, state, arrived).await?;
+        session(
+            &mut BufReader::new(stream),
+            false,
+            true,
+            state,
+            arrived,
+            gate,
+        )
+        .await?;
     }
     Ok(())
 }
@@ -246,21 +87,28 @@ async fn session<S: AsyncRead + AsyncWrite + Unpin>(
     tls: bool,
     state: &Mutex<State>,
     arrived: &Notify,
+    gate: &Gate,
 ) -> std::io::Result<bool> {
     let fresh = || Received {
         from: String::new(),
         to: Vec::new(),
         commands: Vec::new(),
         data: Vec::new(),
+        wire: Vec::new(),
+        hello: String::new(),
+        pipelined: false,
         tls,
     };
     let mut message = fresh();
     let mut chunks = Vec::new();
+    let mut hello = String::new();
+    let mut pipelined = false;
     loop {
         let mut line = Vec::new();
         if stream.read_until(b'\n', &mut line).await? == 0 {
             return Ok(false);
         }
+        let group = !stream.buffer().is_empty();
         let line = String::from_utf8_lossy(&line).trim_end().to_owned();
         let verb = line
             .split(' ')
@@ -274,6 +122,11 @@ async fn session<S: AsyncRead + AsyncWrite + Unpin>(
                 .unwrap_or_default()
                 .to_owned()
         };
+        // What comes behind BDAT is its chunk, not a command.
+        pipelined |= group && verb != "BDAT";
+        if matches!(verb.as_str(), "EHLO" | "HELO") {
+            hello.clone_from(&line);
+        }
         let answered = match verb.as_str() {
             "EHLO" => say(stream, state, &line, &offer(state, offers_tls)).await?,
             "HELO" => say(stream, state, &line, "250 sink.test").await?,
@@ -312,8 +165,9 @@ async fn session<S: AsyncRead + AsyncWrite + Unpin>(
                 if !say(stream, state, &line, "354 go").await? {
                     return Ok(false);
                 }
-                message.data = data(stream).await?;
-                end(stream, state, arrived, &mut message).await?
+                (message.data, message.wire) = data(stream).await?;
+                (message.hello, message.pipelined) = (hello.clone(), pipelined);
+                end(stream, state, arrived, gate, &mut message).await?
             }
             "BDAT" => {
                 let mut words = line.split(' ').skip(1);
@@ -328,7 +182,8 @@ async fn session<S: AsyncRead + AsyncWrite + Unpin>(
                     .is_some_and(|word| word.eq_ignore_ascii_case("LAST"))
                 {
                     message.data = std::mem::take(&mut chunks);
-                    end(stream, state, arrived, &mut message).await?
+                    (message.hello, message.pipelined) = (hello.clone(), pipelined);
+                    end(stream, state, arrived, gate, &mut message).await?
                 } else {
                     say(stream, state, &line, "250 2.0.0 chunk").await?
                 }
@@ -380,9 +235,11 @@ fn offer(state: &Mutex<State>, tls: bool) -> String {
     lines.join("\r\n")
 }
 
-/// Up to the line with a dot alone, which only CRLF ends.
-async fn data<S: AsyncRead + Unpin>(stream: &mut BufReader<S>) -> std::io::Result<Vec<u8>> {
-    let mut message: Vec<u8> = Vec::new();
+/// Up to the line with a dot alone, which only CRLF ends: the message, and what stood on the wire.
+async fn data<S: AsyncRead + Unpin>(
+    stream: &mut BufReader<S>,
+) -> std::io::Result<(Vec<u8>, Vec<u8>)> {
+    let (mut message, mut wire) = (Vec::new(), Vec::new());
     let mut at_start = true;
     loop {
         let mut line = Vec::new();
@@ -390,8 +247,9 @@ async fn data<S: AsyncRead + Unpin>(stream: &mut BufReader<S>) -> std::io::Resul
             return Err(std::io::ErrorKind::UnexpectedEof.into());
         }
         if at_start && line == b".\r\n" {
-            return Ok(message);
+            return Ok((message, wire));
         }
+        wire.extend_from_slice(&line);
         let unstuffed = if at_start && line.first() == Some(&b'.') {
             line.get(1..).unwrap_or_default()
         } else {
@@ -407,8 +265,12 @@ async fn end<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut BufReader<S>,
     state: &Mutex<State>,
     arrived: &Notify,
+    gate: &Gate,
     message: &mut Received,
 ) -> std::io::Result<bool> {
+    gate.waiting.send_modify(|waiting| *waiting += 1);
+    let _ = gate.shut.subscribe().wait_for(|&shut| !shut).await;
+    gate.waiting.send_modify(|waiting| *waiting -= 1);
     let Ok(reply) = scripted(state, "END") else {
         return Ok(false);
     };

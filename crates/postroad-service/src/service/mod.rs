@@ -1,0 +1,201 @@
+//! A process: the parts put together, signals, the end.
+
+mod prepared;
+mod running;
+mod store;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use postroad_msa::{Authenticator, SharedAuthenticator};
+use postroad_mta::MaildirObserver;
+use postroad_queue::StoreError;
+use postroad_routing::{Router, SharedRouter};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing::{info, warn};
+
+use crate::causes::with_causes;
+use crate::config::{ConfigError, Loaded, Problem, Service as Kind};
+use running::Running;
+
+pub(crate) use store::foreign_owner;
+pub use store::open_store;
+
+/// A process cannot start, or go on.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServiceError {
+    /// The configuration is wrong: it must be mended first.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// What a key of the configuration names cannot be had now: a certificate, the users, a port.
+    #[error("{0}")]
+    Unavailable(Problem),
+    /// The queue cannot be opened.
+    #[error("opening the queue: {}", with_causes(.0))]
+    Store(StoreError),
+    /// Root would make files in a queue that its owner could not use any more.
+    #[error(
+        "the queue at {place} belongs to {owner}: files that root makes in it would keep {owner} from opening it; run this as {owner}, as in `sudo -u {owner} postroad queue list`"
+    )]
+    ForeignQueue {
+        /// The queue's directory.
+        place: String,
+        /// Whose it is.
+        owner: String,
+    },
+    /// A blocking task was ended.
+    #[error("the process is ending")]
+    Ended,
+    /// Signals cannot be had.
+    #[error("watching for signals: {0}")]
+    Signals(std::io::Error),
+}
+
+impl From<StoreError> for ServiceError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+/// Told where it listens.
+type OnReady = Box<dyn FnOnce(&[std::net::SocketAddr]) + Send>;
+
+/// What is served, composed before it runs.
+pub struct Service {
+    loaded: Loaded,
+    kinds: Vec<Kind>,
+    custom: Option<Arc<dyn Fn(SharedRouter) -> SharedRouter + Send + Sync>>,
+    authenticator: Option<SharedAuthenticator>,
+    maildir_observer: Option<MaildirObserver>,
+    on_ready: Option<OnReady>,
+}
+
+impl std::fmt::Debug for Service {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Service")
+            .field("kinds", &self.kinds)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Service {
+    /// Both services, as the configuration has them.
+    #[must_use]
+    pub fn new(loaded: Loaded) -> Self {
+        Self {
+            loaded,
+            kinds: vec![Kind::Submission, Kind::Relay],
+            custom: None,
+            authenticator: None,
+            maildir_observer: None,
+            on_ready: None,
+        }
+    }
+
+    /// Listeners of this service only.
+    #[must_use]
+    pub fn only(mut self, kind: Kind) -> Self {
+        self.kinds = vec![kind];
+        self
+    }
+
+    /// Asks this router before the routes of the configuration.
+    #[must_use]
+    pub fn router(mut self, router: impl Router) -> Self {
+        let router = Arc::new(router);
+        self.custom = Some(Arc::new(move |routes| {
+            SharedRouter::new(Arc::clone(&router)).chain(routes)
+        }));
+        self
+    }
+
+    /// Asks this directory instead of the one in the configuration.
+    #[must_use]
+    pub fn authenticator(mut self, authenticator: impl Authenticator) -> Self {
+        self.authenticator = Some(SharedAuthenticator::new(authenticator));
+        self
+    }
+
+    /// Told of each message put into a Maildir.
+    #[must_use]
+    pub fn maildir_observer(mut self, observer: MaildirObserver) -> Self {
+        self.maildir_observer = Some(observer);
+        self
+    }
+
+    /// Called once, with the addresses listened on, in the order of the configuration.
+    #[must_use]
+    pub fn on_ready(
+        mut self,
+        ready: impl FnOnce(&[std::net::SocketAddr]) + Send + 'static,
+    ) -> Self {
+        self.on_ready = Some(Box::new(ready));
+        self
+    }
+
+    /// Runs until SIGTERM or SIGINT; SIGHUP reads the configuration again. What is under way then
+    /// has `limits.drain` to finish, sessions and deliveries together; a second signal ends it at
+    /// once.
+    ///
+    /// # Errors
+    /// Where it cannot start.
+    pub async fn run_until_signal(mut self) -> Result<(), ServiceError> {
+        let mut signals = Signals::new().map_err(ServiceError::Signals)?;
+        let ready = self.on_ready.take();
+        let running = Running::start(self).await?;
+        if let Some(ready) = ready {
+            ready(&running.addresses);
+        }
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+        info!(addresses = ?running.addresses, "ready");
+        loop {
+            tokio::select! {
+                wanted = signals.next() => match wanted {
+                    Wanted::Stop => break,
+                    Wanted::Reload => running.reload(),
+                },
+                () = running.admin.reload_asked() => running.reload(),
+            }
+        }
+        tokio::select! {
+            () = running.stop() => {}
+            () = signals.stop() => warn!("told to stop twice: stopped at once; what was under way is as after a crash: nothing acknowledged is lost"),
+        }
+        Ok(())
+    }
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    async fn next(&mut self) -> Wanted {
+        tokio::select! {
+            _ = self.terminate.recv() => Wanted::Stop,
+            _ = self.interrupt.recv() => Wanted::Stop,
+            _ = self.hangup.recv() => Wanted::Reload,
+        }
+    }
+
+    async fn stop(&mut self) {
+        while matches!(self.next().await, Wanted::Reload) {}
+    }
+}
+
+enum Wanted {
+    Stop,
+    Reload,
+}
