@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use postroad_mail::{EnhancedCode, Reply, ReversePath, escape_peer_text};
-use postroad_queue::{AttemptRecord, Change, Claimed, Evidence, Next, Outcome};
+use postroad_mail::{EnhancedCode, Reply, ReversePath, Timestamp, escape_peer_text};
+use postroad_queue::{AttemptRecord, Change, Claimed, Evidence, Next, Outcome, StoreError};
 use postroad_routing::{Destination, Route, RouteRequest};
 use tracing::{error, info, warn};
 
@@ -17,6 +17,8 @@ use crate::bounce::{self, Ended};
 const RECORD_PAUSE: Duration = Duration::from_secs(1);
 /// How often it is tried.
 const RECORD_TRIES: u32 = 5;
+/// When a message whose time is up is tried again, where its notice could not be queued.
+const NOTICE_AGAIN: Duration = Duration::from_secs(15 * 60);
 
 impl Outbound {
     pub(crate) async fn run_job(&self, job: Claimed) {
@@ -159,40 +161,64 @@ impl Outbound {
             warned: late,
             notices,
         };
-        if self.write_down(job, &record).await {
-            for notice in shown {
-                info!(queue_id = %message.id, kind = notice.kind, about = notice.about, to = notice.to, "notice queued");
+        match self.write_down(job, &record).await {
+            Ok(()) => {
+                for notice in shown {
+                    info!(queue_id = %message.id, kind = notice.kind, about = notice.about, to = notice.to, "notice queued");
+                }
+            }
+            Err(StoreError::LeaseLost(_) | StoreError::Closed) => {}
+            Err(_) if record.notices.is_empty() => {}
+            Err(_) => {
+                error!(queue_id = %message.id, "the notices that are owed cannot be queued: whoever failed is tried again later");
+                let _ = self.write_down(job, &without_notices(record, now)).await; // it has said so
             }
         }
     }
 
-    /// Whether it is written.
-    async fn write_down(&self, job: &Claimed, record: &AttemptRecord) -> bool {
-        for attempt in 1..=RECORD_TRIES {
+    async fn write_down(&self, job: &Claimed, record: &AttemptRecord) -> Result<(), StoreError> {
+        let mut attempt = 1;
+        loop {
             match self
                 .store
                 .record(self.clock.now(), &job.lease, record.clone())
                 .await
             {
-                Ok(()) => return true,
+                Ok(()) => return Ok(()),
                 Err(error) => {
                     error!(queue_id = %job.message.id, %error, attempt, "what came of an attempt cannot be written down; the message may be sent again");
-                    if matches!(
-                        error,
-                        postroad_queue::StoreError::LeaseLost(_)
-                            | postroad_queue::StoreError::Closed
-                    ) {
-                        return false;
+                    let for_good = matches!(error, StoreError::LeaseLost(_) | StoreError::Closed);
+                    if for_good || attempt == RECORD_TRIES {
+                        return Err(error);
                     }
+                    attempt += 1;
                     tokio::time::sleep(RECORD_PAUSE).await;
                 }
             }
         }
-        false
     }
 }
 
-fn log(job: &Claimed, index: usize, end: &Ended, now: postroad_mail::Timestamp) {
+/// What holds though nobody can be told of it: who has the message is not sent it again; who
+/// failed is tried once more, so that the notice is owed again.
+fn without_notices(record: AttemptRecord, now: Timestamp) -> AttemptRecord {
+    let waits = |change: Change| Change {
+        outcome: match change.outcome {
+            Outcome::Failed(evidence) => Outcome::Deferred(evidence),
+            other => other,
+        },
+        ..change
+    };
+    AttemptRecord {
+        changes: record.changes.into_iter().map(waits).collect(),
+        next_due: Some(record.next_due.unwrap_or(now + NOTICE_AGAIN)),
+        counts: record.counts,
+        warned: false,
+        notices: Vec::new(),
+    }
+}
+
+fn log(job: &Claimed, index: usize, end: &Ended, now: Timestamp) {
     let message = &job.message;
     let evidence = end.outcome.evidence();
     let queue_id = &message.id;

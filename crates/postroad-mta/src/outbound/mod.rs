@@ -18,7 +18,7 @@ use postroad_mail::{Address, Domain, Timestamp};
 use postroad_net::client::Connector;
 use postroad_net::clock;
 use postroad_proto::client::Timeouts;
-use postroad_queue::{ClaimRequest, RetrySchedule, Store};
+use postroad_queue::{ClaimRequest, RetrySchedule, Store, StoreError};
 use postroad_routing::{MxLookup, SharedRouter};
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
@@ -280,8 +280,16 @@ impl Outbound {
             tokio::select! {
                 () = &mut running => return,
                 () = tokio::time::sleep(RENEW) => {
-                    if let Err(error) = self.store.renew(self.clock.now(), &lease, LEASE).await {
-                        warn!(queue_id = %lease.id, lane = %lease.lane, %error, "a job's lease cannot be renewed");
+                    match self.store.renew(self.clock.now(), &lease, LEASE).await {
+                        Ok(()) => {}
+                        // Somebody else has it, or will: two must not send the same.
+                        Err(error @ StoreError::LeaseLost(_)) => {
+                            warn!(queue_id = %lease.id, lane = %lease.lane, %error, "an attempt is given up");
+                            return;
+                        }
+                        Err(error) => {
+                            warn!(queue_id = %lease.id, lane = %lease.lane, %error, "a job's lease cannot be renewed");
+                        }
                     }
                 }
             }

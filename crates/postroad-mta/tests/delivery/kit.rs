@@ -102,17 +102,31 @@ impl World {
     }
 
     pub async fn with(router: SharedRouter, change: impl FnOnce(&mut OutboundConfig)) -> Self {
+        let mut config = Self::config().await;
+        change(&mut config);
+        Self::built(config, router, MemStore::new(64 << 20))
+    }
+
+    /// With a queue that holds so many octets.
+    pub async fn small(octets: u64) -> Self {
+        let config = Self::config().await;
+        Self::built(config, SharedRouter::default(), MemStore::new(octets))
+    }
+
+    async fn config() -> OutboundConfig {
         let free = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = free.local_addr().unwrap().port();
         drop(free);
-        let mut config = OutboundConfig {
+        OutboundConfig {
             port,
             postmaster: Some("secret@admin.test".parse().unwrap()),
             connect_timeout: Duration::from_secs(5),
             ..OutboundConfig::new("mx.test".parse().unwrap())
-        };
-        change(&mut config);
-        let store = MemStore::new(64 << 20);
+        }
+    }
+
+    fn built(config: OutboundConfig, router: SharedRouter, store: MemStore) -> Self {
+        let port = config.port;
         let clock = FakeClock(Arc::new(AtomicU64::new(START)));
         let mx = Arc::new(FakeMx::default());
         let outbound = Outbound::new(

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use mail_parser::{MessageParser, MimeHeaders as _};
 use postroad_mail::{Envelope, Notify, Ret};
+use postroad_queue::RecipientState;
 
 use crate::hop::{Act, Hop, Taken, Tls};
 use crate::kit::World;
@@ -266,4 +267,27 @@ async fn a_notice_goes_by_its_own_route() {
     let lane = format!("smtp://[{}]:{}", hop.address.ip(), hop.address.port());
     assert_eq!(listed.recipients[0].lane.as_str(), lane);
     assert_eq!(listed.origin.service, "bounce");
+}
+
+/// Where a notice cannot be queued, what was delivered stays so, and what failed is tried again.
+#[tokio::test]
+async fn a_notice_that_finds_no_room() {
+    let world = World::small(1000).await;
+    let (_, far) = hosts(&world, &["PIPELINING"]).await;
+    let id = world
+        .send("me@s.test", &["bob@far.test", "ann@far.test"])
+        .await;
+    world.run();
+    let listed = world.settled(id, 1).await.unwrap();
+    let states: Vec<_> = listed.recipients.iter().map(|r| r.state).collect();
+    assert_eq!(states, [RecipientState::Waiting, RecipientState::Delivered]);
+    assert!(
+        listed.recipients[0]
+            .due
+            .is_some_and(|due| due > listed.arrived)
+    );
+    world.advance(Duration::from_secs(1)).await;
+    world.settled(id, 2).await.unwrap();
+    let taken = far.taken();
+    assert_eq!(taken.len(), 1, "Ann has it once");
 }

@@ -329,7 +329,11 @@ impl<P> Jobs<P> {
         lasts: Duration,
     ) -> Result<(), StoreError> {
         let number = self.holds(now, lease)?;
-        self.set_expiry(lease.id, number, now + lasts);
+        let grant = self.grants.get(&(lease.id, number));
+        // While a record is on its way, the lease lasts as long as that takes.
+        if grant.is_some_and(|grant| grant.expires < now + lasts) {
+            self.set_expiry(lease.id, number, now + lasts);
+        }
         Ok(())
     }
 
