@@ -41,6 +41,7 @@ pub async fn all<S: Store>(fresh: impl AsyncFn() -> S) {
     renewed_it_lasts(&fresh().await).await;
     final_is_final(&fresh().await).await;
     recipients_go_their_own_ways(&fresh().await).await;
+    nobody_is_without_a_lane(&fresh().await).await;
     in_order_of_due_time(&fresh().await).await;
     lanes_are_limited_and_fair(&fresh().await).await;
     trouble_does_not_starve(&fresh().await).await;
@@ -351,6 +352,18 @@ pub async fn recipients_go_their_own_ways<S: Store>(store: &S) {
     assert_eq!(store.totals().messages, 0);
 }
 
+/// A recipient for whom no lane was given is in that of its domain.
+pub async fn nobody_is_without_a_lane<S: Store>(store: &S) {
+    let mut draft = draft(&["bob@b.example", "carol@c.example", "dan@d.example"]);
+    draft.lanes.truncate(1);
+    let incoming = store.begin(START).unwrap();
+    incoming.commit(START, draft).await.unwrap();
+    let claims = claim(store, START).await;
+    let mut lanes: Vec<_> = claims.iter().map(|c| c.lease.lane.as_str()).collect();
+    lanes.sort_unstable();
+    assert_eq!(lanes, ["b.example", "c.example", "d.example"]);
+}
+
 /// `claim` takes what is due in order of due time, and of arrival where that is the same.
 pub async fn in_order_of_due_time<S: Store>(store: &S) {
     let mut ids = Vec::new();
@@ -643,6 +656,13 @@ pub async fn filters_choose<S: Store>(store: &S) {
                 ..none()
             },
             vec![b],
+        ),
+        (
+            Filter {
+                domain: some("no domain"),
+                ..none()
+            },
+            vec![],
         ),
         (
             Filter {

@@ -1,3 +1,5 @@
+use postroad_mail::Domain;
+
 use crate::store::{Filter, Listed};
 
 impl Filter {
@@ -36,9 +38,13 @@ impl Filter {
     }
 }
 
+/// In either form of an international domain.
 fn is_in(address: &str, domain: &str) -> bool {
     let of = address.rsplit_once('@').map(|(_, of)| of);
-    of.is_some_and(|of| of.to_lowercase() == domain.to_lowercase())
+    match (of.map(str::parse::<Domain>), domain.parse::<Domain>()) {
+        (Some(Ok(of)), Ok(domain)) => of == domain,
+        _ => false,
+    }
 }
 
 fn contains(text: &str, part: &str) -> bool {

@@ -113,7 +113,8 @@ impl MemStore {
     }
 
     /// Octets are reserved already.
-    fn insert(table: &mut Table, now: Timestamp, id: QueueId, draft: Draft, body: Bytes) {
+    fn insert(table: &mut Table, now: Timestamp, id: QueueId, mut draft: Draft, body: Bytes) {
+        draft.complete_lanes();
         let content = MemContent {
             head: draft.head,
             body,

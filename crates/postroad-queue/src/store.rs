@@ -116,6 +116,18 @@ pub struct Draft {
     pub lanes: Vec<Lane>,
 }
 
+impl Draft {
+    /// Gives a lane, its domain's, to each recipient that has none: for stores. A recipient
+    /// without one would be forgotten.
+    pub fn complete_lanes(&mut self) {
+        let recipients = self.envelope.recipients();
+        self.lanes.truncate(recipients.len());
+        let without = recipients.iter().skip(self.lanes.len());
+        let domains = without.map(|r| Lane::new(r.address.domain().ascii()));
+        self.lanes.extend(domains.collect::<Vec<_>>());
+    }
+}
+
 /// A message of the queue's own making (a DSN), committed together with the state that owes it.
 #[derive(Clone, Debug)]
 pub struct Notice {

@@ -1,8 +1,8 @@
 //! What a clean stop leaves: the table, so that the next start need not read the log.
 //!
-//! `CLEAN` is written last, under the lock, when nothing can change any more, and removed before
-//! anything changes again. It counts only where its checksum is right and every file of the
-//! queue is as long as it says; else the log is read, as after a crash. All numbers are big
+//! `CLEAN` is written last, under the lock, when nothing is written any more, and removed before
+//! anything is written again. It counts only where its checksum is right and every file of the
+//! queue is as long, and of the epoch, as it says; else the log is read, as after a crash. All numbers are big
 //! endian.
 //!
 //! | what | octets |
@@ -26,7 +26,7 @@ use postroad_queue::{Lane, QueueId, RecipientState, StoreError};
 use crate::inner::{Inner, Place, Segment};
 use crate::io::{Disk, Io};
 use crate::options::Options;
-use crate::record::Reader;
+use crate::record::{Reader, SEGMENT_HEADER, segment_epoch};
 
 const NAME: &str = "CLEAN";
 const UNFINISHED: &str = "CLEAN.new";
@@ -155,7 +155,7 @@ fn read(io: &Io, options: &Options, bytes: &[u8]) -> Result<Option<Restored>, St
     let Some((segments, lengths, messages)) = head(&mut reader) else {
         return Ok(None);
     };
-    if !lengths.are_right(io, options)? {
+    if !lengths.are_right(io, options)? || !epochs_are_right(io, options, &segments) {
         return Ok(None);
     }
     let mut restored = Restored {
@@ -196,6 +196,17 @@ impl Lengths {
             .filter(|n| n.starts_with("seg-") && n.ends_with(".log"));
         Ok(logs.count() == self.0.len())
     }
+}
+
+/// A checkpoint of another queue, copied or restored beside this one, has other epochs.
+fn epochs_are_right(io: &Io, options: &Options, segments: &BTreeMap<u32, Segment>) -> bool {
+    segments.iter().all(|(number, segment)| {
+        let path = options.path.join(format!("seg-{number:08}.log"));
+        let start = io
+            .open(&path)
+            .and_then(|log| log.read_at(SEGMENT_HEADER, 0));
+        start.is_ok_and(|start| segment_epoch(&start, *number) == Some(segment.epoch))
+    })
 }
 
 fn head(reader: &mut Reader<'_>) -> Option<(BTreeMap<u32, Segment>, Lengths, u64)> {
@@ -448,6 +459,18 @@ mod tests {
             assert!(!report.clean);
             assert_eq!(unleased(listing(&store).await), before);
         }
+        // That of another queue, whose files are as long.
+        let other = tempfile::tempdir().unwrap();
+        let path = tempfile::tempdir().unwrap();
+        for dir in [&other, &path] {
+            let (store, _) = open(dir.path());
+            accept(&store, START, &["u@d.example"], b"text").await;
+            store.close().await.unwrap();
+        }
+        std::fs::copy(other.path().join("CLEAN"), path.path().join("CLEAN")).unwrap();
+        let (store, report) = open(path.path());
+        assert!(!report.clean);
+        assert_eq!(claim(&store, START).await.len(), 1);
         // A log or journal that has changed since.
         for name in ["seg-00000001.log", "seg-00000001.st"] {
             let path = tempfile::tempdir().unwrap();

@@ -46,6 +46,7 @@ impl LocalIncoming {
 
     /// What is in memory goes to the file.
     async fn spill(&mut self) -> Result<(), StoreError> {
+        let broken = std::mem::replace(&mut self.broken, true);
         let chunk = self.body.split().freeze();
         let big = match &mut self.big {
             Some(big) => big,
@@ -59,12 +60,11 @@ impl LocalIncoming {
                 })
             }
         };
-        self.broken = true;
         let (disk, at) = (Arc::clone(&big.disk), big.length);
         big.length += chunk.len() as u64;
         big.crc = crc32c::crc32c_append(big.crc, &chunk);
         blocking(move || disk.write_at(&chunk, at)).await?;
-        self.broken = false;
+        self.broken = broken;
         Ok(())
     }
 
@@ -151,11 +151,12 @@ impl Drop for LocalIncoming {
 pub(crate) fn prepare(
     id: QueueId,
     now: Timestamp,
-    draft: Draft,
+    mut draft: Draft,
     body: Bytes,
     big: Option<(u64, u32)>,
     settles: Option<Settles>,
 ) -> Result<Prepared, StoreError> {
+    draft.complete_lanes();
     let lanes: Arc<[Lane]> = draft.lanes.clone().into();
     let meta = Meta {
         envelope: draft.envelope,

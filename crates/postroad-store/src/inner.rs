@@ -19,6 +19,7 @@ use crate::options::Options;
 use crate::record::{
     BIG, HEADER, Header, Meta, NONE, STATE_HEADER, State, encode_state, parse_state, state_payload,
 };
+use crate::recover::keep_log;
 
 /// State records of one message that a listing follows back, at most.
 const CHAIN_MAX: usize = 64;
@@ -92,6 +93,9 @@ pub(crate) struct Inner {
     pub(crate) closed: AtomicBool,
     /// Nothing is written any more.
     pub(crate) sealed: AtomicBool,
+    /// What the table says is not all on disk, or what is on disk is damaged: the next start is
+    /// to read the log.
+    pub(crate) doubtful: AtomicBool,
     pub(crate) free: AtomicU64,
     table: Mutex<Jobs<Place>>,
     mint: Mutex<Mint>,
@@ -125,6 +129,7 @@ impl Inner {
             wakers: Wakers::default(),
             closed: AtomicBool::new(false),
             sealed: AtomicBool::new(false),
+            doubtful: AtomicBool::new(false),
             free: AtomicU64::new(free),
             table: Mutex::new(table),
             mint: Mutex::new(Mint::new(seed)),
@@ -184,7 +189,10 @@ impl Inner {
         Ok(())
     }
 
+    /// Something was found to be damaged; the log is kept, whatever becomes of the segment.
     fn damaged(&self, segment: u32, detail: &'static str) -> StoreError {
+        self.doubtful.store(true, Ordering::Release);
+        keep_log(&self.io, &self.log_path(segment));
         StoreError::Damaged {
             place: self.log_path(segment).display().to_string(),
             detail: detail.into(),
@@ -366,7 +374,15 @@ impl Inner {
 
     /// Writes down what came of a claim, and ends its lease. Where it cannot be written it holds
     /// all the same, as long as the process lives: the queue must drain where the disk is full.
-    pub(crate) fn settle(&self, lease: &Lease, settlement: &Settlement, record: &AttemptRecord) {
+    ///
+    /// # Errors
+    /// [`StoreError::Closed`] where nothing is written any more: then nothing has changed.
+    pub(crate) fn settle(
+        &self,
+        lease: &Lease,
+        settlement: &Settlement,
+        record: &AttemptRecord,
+    ) -> Result<(), StoreError> {
         let evidence = record.changes.iter().filter_map(|change| {
             let recipient = u32::try_from(change.recipient).ok()?;
             Some((recipient, change.outcome.evidence().clone()))
@@ -376,22 +392,30 @@ impl Inner {
             evidence: evidence.collect(),
         };
         let _whole = self.change();
-        self.note(lease.id, &state);
+        let noted = self.note(lease.id, &state)?;
         let entry = self.table().settle(lease, settlement, record);
         self.used(lease.id);
-        self.finished(lease.id, entry);
+        self.finished(lease.id, entry, noted);
+        Ok(())
     }
 
-    /// [`Inner::write_state`], a failure going to the log.
-    pub(crate) fn note(&self, id: QueueId, state: &State) {
-        if let Err(error) = self.write_state(id, state) {
-            let cause = std::error::Error::source(&error).map(ToString::to_string);
-            tracing::error!(queue_id = %id, %error, cause, "state not written: it holds until a restart");
+    /// [`Inner::write_state`], a failure going to the log. Whether it was written.
+    fn note(&self, id: QueueId, state: &State) -> Result<bool, StoreError> {
+        match self.write_state(id, state) {
+            Ok(()) => Ok(true),
+            Err(StoreError::Closed) => Err(StoreError::Closed),
+            Err(error) => {
+                self.doubtful.store(true, Ordering::Release);
+                let cause = std::error::Error::source(&error).map(ToString::to_string);
+                tracing::error!(queue_id = %id, %error, cause, "state not written: it holds until a restart");
+                Ok(false)
+            }
         }
     }
 
-    /// A message that has left the table.
-    pub(crate) fn finished(&self, id: QueueId, entry: Option<Entry<Place>>) {
+    /// A message that has left the table. Where that is not written down, it will be back after
+    /// the next start, and its body stays.
+    pub(crate) fn finished(&self, id: QueueId, entry: Option<Entry<Place>>, noted: bool) {
         let Some(entry) = entry else {
             return;
         };
@@ -399,7 +423,7 @@ impl Inner {
         if let Some(segment) = self.segments().get_mut(&entry.place.segment) {
             segment.live = segment.live.saturating_sub(1);
         }
-        if entry.place.big {
+        if entry.place.big && noted {
             self.doom(id);
         }
         let mut handover = lock(&self.handover);

@@ -54,7 +54,8 @@ pub struct RecoveryReport {
     pub clean: bool,
     /// Segments there were.
     pub segments: u64,
-    /// Octets cut from the end of the newest segment: what was being written at the crash.
+    /// Octets cut from the end of the newest segment and kept beside it: most likely what was being
+    /// written at the crash.
     pub torn: u64,
     /// What is lost or doubtful, one line each; empty where all is well.
     pub damage: Vec<String>,

@@ -30,7 +30,8 @@ impl Recovered {
         restored: Restored,
     ) -> Result<Self, StoreError> {
         let Restored { table, segments } = restored;
-        let (logs, journals) = segments_in(&io.names(&options.path)?);
+        let names = io.names(&options.path)?;
+        let (logs, _) = segments_in(&names);
         let mut report = RecoveryReport {
             messages: table.len() as u64,
             clean: true,
@@ -42,18 +43,21 @@ impl Recovered {
         Ok(Self {
             table,
             segments,
-            next: next_segment(&logs, &journals),
+            next: next_segment(&names),
             report,
         })
     }
 }
 
-fn next_segment(logs: &[u32], journals: &[u32]) -> u32 {
-    let newest = logs.last().max(journals.last());
-    newest.copied().unwrap_or(0).saturating_add(1)
+/// A number that no file has, nor one that was kept of a damaged segment.
+fn next_segment(names: &[String]) -> u32 {
+    let number = |name: &String| name.strip_prefix("seg-")?.get(..8)?.parse().ok();
+    let newest: Option<u32> = names.iter().filter_map(number).max();
+    newest.unwrap_or(0).saturating_add(1)
 }
 
-/// Bodies without a message go.
+/// Bodies without a message go; where the log is damaged they are kept, since theirs may be what
+/// cannot be read.
 fn sweep_orphans(
     io: &Io,
     options: &Options,
@@ -63,9 +67,20 @@ fn sweep_orphans(
     let dir = options.path.join("big");
     for name in io.names(&dir)? {
         let id = name.parse::<QueueId>().ok();
-        if id.is_none_or(|id| table.get(id).is_none_or(|e| !e.place.big)) {
-            io.remove(&dir.join(&name))?;
+        if id.is_some_and(|id| table.get(id).is_some_and(|e| e.place.big)) {
+            continue;
+        }
+        let body = dir.join(&name);
+        let gone = if report.damage.is_empty() {
             report.orphans += 1;
+            io.remove(&body)
+        } else {
+            let kept = options.path.join(format!("{name}.body.bad"));
+            tracing::warn!(body = %kept.display(), "a body without a message in a damaged queue: kept");
+            io.rename(&body, &kept)
+        };
+        if let Err(error) = gone {
+            tracing::warn!(%error, "a body without a message stays");
         }
     }
     Ok(())
@@ -77,6 +92,8 @@ struct Recovery<'a> {
     table: Jobs<Place>,
     segments: BTreeMap<u32, Segment>,
     settles: Vec<Settles>,
+    /// The messages that notices are about.
+    settled: HashSet<QueueId>,
     /// What the journals say that a notice says too.
     written: HashSet<(QueueId, Lane, u32)>,
     /// Bodies in files of their own, and how long each must be.
@@ -86,15 +103,16 @@ struct Recovery<'a> {
 
 /// Reads the whole store.
 pub(crate) fn recover(io: &Io, options: &Options) -> Result<Recovered, StoreError> {
-    let (logs, journals) = segments_in(&io.names(&options.path)?);
+    let names = io.names(&options.path)?;
+    let (logs, journals) = segments_in(&names);
     let newest = logs.last().copied();
-    let next = next_segment(&logs, &journals);
     let mut recovery = Recovery {
         io,
         options,
         table: Jobs::default(),
         segments: BTreeMap::new(),
         settles: Vec::new(),
+        settled: HashSet::new(),
         written: HashSet::new(),
         bodies: Vec::new(),
         report: RecoveryReport::default(),
@@ -102,6 +120,7 @@ pub(crate) fn recover(io: &Io, options: &Options) -> Result<Recovered, StoreErro
     for &number in &logs {
         recovery.read_log(number, Some(number) == newest)?;
     }
+    recovery.settled = recovery.settles.iter().map(|settles| settles.id).collect();
     for &number in &journals {
         recovery.read_journal(number)?;
     }
@@ -113,7 +132,7 @@ pub(crate) fn recover(io: &Io, options: &Options) -> Result<Recovered, StoreErro
     Ok(Recovered {
         table: recovery.table,
         segments: recovery.segments,
-        next,
+        next: next_segment(&names),
         report: recovery.report,
     })
 }
@@ -165,43 +184,47 @@ impl Recovery<'_> {
             if let (Some(from), Some(header)) = (bad.take(), header) {
                 let detail = format!("octets {from} to {at}, before message {}", header.id);
                 self.damage(&path, &detail);
-                self.keep_bad(number)?;
+                self.keep_bad(number);
             }
             if let Some(header) = header {
                 epoch = epoch.or(Some(header.epoch));
                 if !self.take(&header, rest, number, at) {
                     let detail = format!("the envelope of message {} at {at}", header.id);
                     self.damage(&path, &detail);
-                    self.keep_bad(number)?;
+                    self.keep_bad(number);
                 }
             }
             at += length;
         }
+        let mut kept = Ok(());
         if let Some(from) = bad {
             let end = bytes
                 .iter()
                 .rposition(|b| *b != 0)
                 .map_or(from, |last| last + 1);
             if newest {
-                self.keep_tail(number, &bytes, from, end)?;
+                kept = self.keep_tail(number, &bytes, from, end);
             } else {
                 self.damage(&path, &format!("octets {from} to {end}"));
-                self.keep_bad(number)?;
+                self.keep_bad(number);
             }
         }
-        if newest && at.min(bad.unwrap_or(at)) < bytes.len() {
-            let end = at.min(bad.unwrap_or(at)) as u64;
-            self.io.open(&path)?.truncate(end)?;
+        let end = bad.unwrap_or(at).min(at);
+        if newest && end < bytes.len() {
+            // Only to save space: nothing is ever written behind what is there.
+            let cut = kept.and_then(|()| self.io.open(&path)?.truncate(end as u64));
+            if let Err(error) = cut {
+                tracing::error!(%error, "the unreadable end of the log stays where it is");
+            }
         }
         let segment = Segment::new(epoch.unwrap_or(0), true);
         self.segments.entry(number).or_insert(segment);
         Ok(())
     }
 
-    /// A damaged log keeps a name of its own, whatever becomes of the segment.
-    fn keep_bad(&self, number: u32) -> Result<(), StoreError> {
-        let path = self.log_path(number);
-        self.io.link(&path, &path.with_extension("bad"))
+    /// A damaged log gets a second name, under which it stays when the segment goes.
+    fn keep_bad(&self, number: u32) {
+        keep_log(self.io, &self.log_path(number));
     }
 
     /// What follows the last good record of the newest segment: mostly what was being written at
@@ -225,6 +248,7 @@ impl Recovery<'_> {
         kept.truncate(0)?;
         kept.write_at(tail, 0)?;
         kept.sync()?;
+        self.io.sync_dir(&self.options.path)?;
         tracing::warn!(log = %path.display(), from, to = end, "the end of the log cannot be read: most likely what was being written when the process ended; kept beside it as .tail.bad");
         Ok(())
     }
@@ -284,7 +308,7 @@ impl Recovery<'_> {
     fn apply(&mut self, id: QueueId, state: &State) {
         match state {
             State::Attempt { settlement, .. } => {
-                if self.settles.iter().any(|settles| settles.id == id) {
+                if self.settled.contains(&id) {
                     let (lane, attempts) = (settlement.lane.clone(), settlement.attempts);
                     self.written.insert((id, lane, attempts));
                 }
@@ -360,7 +384,7 @@ impl Recovery<'_> {
             if self.io.length(&body)? != Some(length) {
                 let detail = format!("the body of message {id} is missing or cut short");
                 self.damage(&body, &detail);
-                self.keep_bad(place.segment)?;
+                self.keep_bad(place.segment);
             }
         }
         Ok(())
@@ -390,6 +414,13 @@ impl Recovery<'_> {
             }
         }
         Ok(())
+    }
+}
+
+/// A damaged log gets a second name, as far as that can be had: a start is not to fail for it.
+pub(crate) fn keep_log(io: &Io, log: &Path) {
+    if let Err(error) = io.link(log, &log.with_extension("bad")) {
+        tracing::error!(%error, "a damaged log cannot be kept beside the queue; copy it before its mail is delivered");
     }
 }
 

@@ -52,8 +52,8 @@ struct Running {
 }
 
 impl LocalStore {
-    /// Opens a store, or makes one. Reads the whole log, and blocks meanwhile: asynchronous
-    /// callers use `spawn_blocking`.
+    /// Opens a store, or makes one. Reads the whole log unless the last stop was clean, and blocks
+    /// meanwhile: asynchronous callers use `spawn_blocking`.
     ///
     /// # Errors
     /// [`StoreError::Locked`] where another process has it, [`StoreError::Format`] where it is of
@@ -146,12 +146,9 @@ impl Handle {
     /// Where some state is not on disk.
     fn stop(&self) -> Result<(), StoreError> {
         self.inner.closed.store(true, Ordering::Release);
-        let running = self
-            .running
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        let Some(running) = running else {
+        // Held to the end: who asks for a stop a second time waits for the first.
+        let mut place = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(running) = place.take() else {
             return Ok(());
         };
         drop((running.commits, running.stop));
@@ -163,7 +160,8 @@ impl Handle {
         let synced = self.inner.tick();
         self.inner.sealed.store(true, Ordering::Release);
         // A checkpoint on the disk must not speak of a log that is not.
-        if ended_well && synced.is_ok() && self.inner.options.durability == Durability::Sync {
+        let sure = ended_well && synced.is_ok() && !self.inner.doubtful.load(Ordering::Acquire);
+        if sure && self.inner.options.durability == Durability::Sync {
             match checkpoint::write(&self.inner) {
                 Ok(()) => tracing::debug!("checkpoint written"),
                 Err(error) => {
@@ -315,7 +313,7 @@ impl LocalStore {
         let Some(sender) = sender else {
             let (inner, lease) = (Arc::clone(inner), lease.clone());
             return blocking(move || {
-                inner.settle(&lease, &settlement, &record);
+                inner.settle(&lease, &settlement, &record)?;
                 inner.wakers.wake();
                 Ok(())
             })
@@ -399,7 +397,30 @@ impl LocalStore {
         operation: Operation,
         filter: &Filter,
     ) -> Result<u64, StoreError> {
+        let done = Self::operate_all(inner, now, operation, filter);
+        // Also where it failed half way.
+        inner.wakers.wake();
+        done
+    }
+
+    fn operate_all(
+        inner: &Inner,
+        now: Timestamp,
+        operation: Operation,
+        filter: &Filter,
+    ) -> Result<u64, StoreError> {
         const AT_ONCE: usize = 256;
+        let named = Filter {
+            ids: filter.ids.clone(),
+            ..Filter::default()
+        };
+        if !filter.ids.is_empty() && *filter == named {
+            // These need not be looked at, and so can be damaged.
+            let ids: BTreeSet<_> = filter.ids.iter().collect();
+            return ids.into_iter().try_fold(0, |done, &id| {
+                Ok(done + u64::from(Self::operate_one(inner, now, operation, id)?))
+            });
+        }
         let (mut done, mut after) = (0, None);
         loop {
             let ids: Vec<QueueId> = if filter.is_all() {
@@ -411,15 +432,13 @@ impl LocalStore {
                 page.into_iter().map(|listed| listed.id).collect()
             };
             let Some(&last) = ids.last() else {
-                break;
+                return Ok(done);
             };
             after = Some(last);
             for id in ids {
                 done += u64::from(Self::operate_one(inner, now, operation, id)?);
             }
         }
-        inner.wakers.wake();
-        Ok(done)
     }
 
     fn operate_one(
@@ -443,7 +462,7 @@ impl LocalStore {
         let done = if operation == Operation::Remove {
             let entry = inner.table().remove(id);
             let there = entry.is_some();
-            inner.finished(id, entry);
+            inner.finished(id, entry, true);
             there
         } else {
             inner.table().operate(now, operation, id)

@@ -335,6 +335,151 @@ async fn a_journal_of_odd_length_goes_on() {
     assert_eq!(listed.iter().map(|m| m.id).collect::<Vec<_>>(), [kept]);
 }
 
+/// A record that cannot be read takes its message out of the queue; what can be kept is kept.
+#[tokio::test]
+async fn what_a_damaged_record_leaves_is_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let big = accept(&store, START, &["bob@b.example"], &[b'x'; 600_000]).await;
+    accept(&store, START, &["bob@b.example"], b"good").await;
+    drop(store);
+    std::fs::remove_file(dir.path().join("CLEAN")).unwrap();
+    let log = dir.path().join("seg-00000001.log");
+    let mut bytes = std::fs::read(&log).unwrap();
+    bytes[40] ^= 1;
+    std::fs::write(&log, bytes).unwrap();
+    std::fs::create_dir(dir.path().join("big/a-directory")).unwrap();
+    let (store, report) = LocalStore::open(options(dir.path())).unwrap();
+    assert_eq!((report.messages, report.damage.len()), (1, 1));
+    let body = std::fs::read(dir.path().join(format!("{big}.body.bad"))).unwrap();
+    assert!(body == vec![b'x'; 600_000]);
+    drop(store);
+    // A name once kept is not used again, whatever becomes of the queue.
+    let store = open(dir.path());
+    for claimed in claim(&store, START).await {
+        deliver(&store, START, &claimed).await;
+    }
+    drop(store);
+    let store = open(dir.path());
+    accept(&store, START, &["bob@b.example"], b"new").await;
+    assert!(!log.exists() && dir.path().join("seg-00000001.bad").exists());
+}
+
+/// An envelope that is found to be damaged while the process runs: the message is not handed out,
+/// can be removed, and the next start reads the log and says so.
+#[tokio::test]
+async fn a_damaged_envelope_is_told_of_at_the_next_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let ids = [
+        accept(&store, START, &["bob@b.example"], b"one").await,
+        accept(&store, START, &["bob@b.example"], b"two").await,
+    ];
+    drop(store);
+    let log = dir.path().join("seg-00000001.log");
+    let mut bytes = std::fs::read(&log).unwrap();
+    for (at, _) in bytes.clone().windows(13).enumerate() {
+        if &bytes[at..at + 13] == b"bob@b.example" {
+            bytes[at] ^= 1;
+        }
+    }
+    std::fs::write(&log, bytes).unwrap();
+    let (store, report) = LocalStore::open(options(dir.path())).unwrap();
+    assert!(report.clean);
+    assert!(claim(&store, START).await.is_empty());
+    let first = Filter {
+        ids: vec![ids[0]],
+        ..Filter::default()
+    };
+    let removed = store.operate(at(1), Operation::Remove, &first).await;
+    assert_eq!(removed.unwrap(), 1);
+    store.close().await.unwrap();
+    drop(store);
+    assert!(!dir.path().join("CLEAN").exists());
+    let (store, report) = LocalStore::open(options(dir.path())).unwrap();
+    assert!(!report.clean && !report.damage.is_empty(), "{report:?}");
+    assert_eq!(store.totals().messages, 0);
+    let kept = dir.path().join("seg-00000001.bad").exists()
+        || dir.path().join("seg-00000001.tail.bad").exists();
+    assert!(kept);
+}
+
+/// Evidence that cannot be kept is no reason not to start.
+#[tokio::test]
+async fn a_full_disk_does_not_keep_a_damaged_queue_from_starting() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let first = accept(&store, START, &["bob@b.example"], b"one").await;
+    accept(&store, START, &["bob@b.example"], b"two").await;
+    drop(store);
+    std::fs::remove_file(dir.path().join("CLEAN")).unwrap();
+    let log = dir.path().join("seg-00000001.log");
+    let mut bytes = std::fs::read(&log).unwrap();
+    let end = used(&bytes);
+    bytes[end - 1] ^= 1;
+    std::fs::write(&log, &bytes).unwrap();
+    let io = Io::default();
+    let (started, _) = LocalStore::open_with(options(dir.path()), io.clone()).unwrap();
+    let calls = io.0.trace();
+    let kept = calls.iter().position(|c| c == "open seg-00000001.tail.bad");
+    drop(started);
+    std::fs::write(&log, &bytes).unwrap();
+    for call in kept.unwrap()..kept.unwrap() + 5 {
+        let _ = std::fs::remove_file(dir.path().join("CLEAN"));
+        let io = Io::default();
+        io.0.fail(call as u64 + 1, Errno::ENOSPC);
+        let (store, report) = LocalStore::open_with(options(dir.path()), io).unwrap();
+        let listed = store.page(&Filter::default(), None, 9).await.unwrap();
+        assert_eq!(listed.iter().map(|m| m.id).collect::<Vec<_>>(), [first]);
+        assert_eq!(report.damage.len(), 1, "call {call}");
+        drop(store);
+        std::fs::write(&log, &bytes).unwrap();
+    }
+}
+
+/// State that cannot be written holds while the process lives; a message that will be back after
+/// the next start keeps its body.
+#[tokio::test]
+async fn state_that_is_not_written_costs_no_body() {
+    let dir = tempfile::tempdir().unwrap();
+    let io = Io::default();
+    let faults = io.0.clone();
+    let (store, _) = LocalStore::open_with(options(dir.path()), io).unwrap();
+    accept(&store, START, &["bob@b.example"], &[b'x'; 600_000]).await;
+    let claimed = claim(&store, START).await.remove(0);
+    // Another keeps the segment.
+    let other = accept(&store, at(1), &["bob@b.example"], b"other").await;
+    faults.fail(1, Errno::ENOSPC);
+    deliver(&store, START, &claimed).await;
+    assert_eq!(store.totals().messages, 1);
+    store.close().await.unwrap();
+    drop(store);
+    let store = open(dir.path());
+    let claims = claim(&store, at(1)).await;
+    let again = claims.iter().find(|c| c.lease.id != other).unwrap();
+    assert_eq!(read(&*again.content).await.len(), 600_017);
+}
+
+/// A piece that was not written is not left out of the message.
+#[tokio::test]
+async fn a_message_with_a_hole_is_not_committed() {
+    let dir = tempfile::tempdir().unwrap();
+    let io = Io::default();
+    let faults = io.0.clone();
+    let (store, _) = LocalStore::open_with(options(dir.path()), io).unwrap();
+    let mut incoming = store.begin(START).unwrap();
+    faults.fail(1, Errno::ENOSPC);
+    assert!(incoming.write(vec![b'x'; 300_000].into()).await.is_err());
+    let _ = incoming.write(vec![b'y'; 300_000].into()).await;
+    assert!(
+        incoming
+            .commit(START, draft(&["bob@b.example"]))
+            .await
+            .is_err()
+    );
+    assert_eq!(store.totals().messages, 0);
+}
+
 /// What a notice settles holds after a crash though the journal is lost; what an operator said
 /// later holds too.
 #[tokio::test]

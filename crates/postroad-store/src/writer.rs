@@ -226,7 +226,8 @@ impl Writer {
             }
             if let Some(settle) = commit.settle {
                 let (lease, settlement, record) = *settle;
-                self.inner.settle(&lease, &settlement, &record);
+                // Nothing is sealed while there is a writer.
+                let _ = self.inner.settle(&lease, &settlement, &record);
             }
             replies.push(commit.reply);
         }

@@ -78,7 +78,7 @@ impl Outbound {
             let mut failed = 0;
             for &address in &host.addresses {
                 let spent = budget.is_spent(clock::instant());
-                if spent || !Budget::allows_address(failed, is_last) {
+                if spent || !budget.allows_address(failed, is_last) {
                     break;
                 }
                 let address = SocketAddr::new(address, way.port);
@@ -91,7 +91,10 @@ impl Outbound {
                     }
                     Err(error) => {
                         failed += 1;
-                        budget.failed();
+                        // A family that this host does not have costs nothing.
+                        if !is_unreachable(&error) {
+                            budget.failed();
+                        }
                         self.unconnected(job, &error, host, address, &waiting, results);
                     }
                 }
@@ -308,6 +311,17 @@ impl Session<'_> {
         let offered = offered.and_then(|n| usize::try_from(n).ok());
         offered.unwrap_or(RECIPIENTS_MAX).clamp(1, RECIPIENTS_MAX)
     }
+}
+
+/// Whether the system itself knew that there is no way there.
+fn is_unreachable(error: &ConnectError) -> bool {
+    matches!(
+        error,
+        ConnectError::Connect {
+            unreachable: true,
+            ..
+        }
+    )
 }
 
 fn hop(host: &Host, address: SocketAddr, tls: Option<String>) -> Hop {

@@ -1,12 +1,13 @@
 use std::time::{Duration, Instant};
 
-/// Connections that may fail in one attempt: a domain whose many hosts are all dead must not hold
-/// a place for long (Postfix: `smtp_mx_address_limit`).
+/// Once so many connections have failed in one attempt, each host that is left gets one call and
+/// no more: a domain whose many addresses are all dead must not hold a place for long, and the one
+/// host that lives must be found.
 const FAILED_MAX: u32 = 5;
 /// Of those, how many may be to one host while others are left to try.
 const FAILED_PER_HOST: u32 = 3;
 /// After this no further host is called: hosts that answer, but too slowly, one after the other.
-const TIME_MAX: Duration = Duration::from_secs(600);
+const TIME_MAX: Duration = Duration::from_secs(300);
 /// A hop that took longer to fail than this is left alone for a while, so that a thousand
 /// messages do not each wait as long.
 const SLOW: Duration = Duration::from_secs(5);
@@ -38,18 +39,18 @@ impl Budget {
 
     /// Whether no further host may be called.
     pub(crate) fn is_spent(&self, now: Instant) -> bool {
-        self.failed >= FAILED_MAX || now.duration_since(self.started) >= TIME_MAX
+        now.duration_since(self.started) >= TIME_MAX
     }
 
     /// Whether another address of a host to which `failed` connections failed may be called.
-    pub(crate) const fn allows_address(failed: u32, is_last_host: bool) -> bool {
-        is_last_host || failed < FAILED_PER_HOST
+    pub(crate) const fn allows_address(&self, failed: u32, is_last_host: bool) -> bool {
+        failed == 0 || self.failed < FAILED_MAX && (is_last_host || failed < FAILED_PER_HOST)
     }
 
     /// Whether the hop should be left alone for a while.
     pub(crate) fn is_costly(&self, now: Instant) -> bool {
         let slow = now.duration_since(self.started) > SLOW;
-        (!self.connected && slow) || self.is_spent(now)
+        (!self.connected && (slow || self.failed >= FAILED_MAX)) || self.is_spent(now)
     }
 }
 
@@ -64,19 +65,23 @@ mod tests {
         let mut budget = Budget::new(start);
         assert!(!budget.is_spent(start) && !budget.is_costly(start));
         assert!(budget.is_costly(start + Duration::from_secs(6)));
-        for _ in 0..5 {
-            assert!(!budget.is_spent(start));
+        for nth in 0..5 {
+            assert!(budget.allows_address(0, false) && budget.allows_address(2, false));
+            assert!(
+                !budget.allows_address(3, false) && budget.allows_address(3, true),
+                "{nth}"
+            );
             budget.failed();
         }
-        assert!(budget.is_spent(start) && budget.is_costly(start));
+        // Only the first call of each host.
+        assert!(budget.allows_address(0, false) && !budget.allows_address(1, true));
+        assert!(!budget.is_spent(start) && budget.is_costly(start));
 
         // A host that talks, and never comes to an end.
         let mut budget = Budget::new(start);
         budget.connected();
-        assert!(!budget.is_costly(start + Duration::from_secs(599)));
-        let late = start + Duration::from_secs(600);
+        assert!(!budget.is_costly(start + Duration::from_secs(299)));
+        let late = start + Duration::from_secs(300);
         assert!(budget.is_spent(late) && budget.is_costly(late));
-        assert!(Budget::allows_address(2, false) && !Budget::allows_address(3, false));
-        assert!(Budget::allows_address(3, true));
     }
 }

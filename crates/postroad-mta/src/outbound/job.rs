@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use postroad_mail::{EnhancedCode, Reply, ReversePath, Timestamp, escape_peer_text};
 use postroad_queue::{AttemptRecord, Change, Claimed, Evidence, Next, Outcome, StoreError};
-use postroad_routing::{Destination, Route, RouteRequest};
+use postroad_routing::{Destination, Route, RouteError, RouteRequest};
 use tracing::{error, info, warn};
 
 use super::attempt::Results;
 use super::classify::own_reply;
+use super::lanes::PATIENCE;
 use super::{Outbound, Settings};
 use crate::bounce::{self, Ended};
 
@@ -62,7 +63,12 @@ impl Outbound {
                 network: message.origin.address,
                 size: message.size,
             };
-            match settings.router.route(&request).await {
+            let routing = tokio::time::timeout(PATIENCE, settings.router.route(&request));
+            let late = |_| RouteError {
+                recipient: recipient.address.to_string(),
+                detail: format!("no answer within {} s", PATIENCE.as_secs()),
+            };
+            match routing.await.map_err(late).flatten() {
                 Ok(mut route) => {
                     if route.destination == Destination::Mx(None) {
                         route.destination =
@@ -170,7 +176,9 @@ impl Outbound {
             Err(StoreError::LeaseLost(_) | StoreError::Closed) => {}
             Err(_) if record.notices.is_empty() => {}
             Err(_) => {
-                error!(queue_id = %message.id, "the notices that are owed cannot be queued: whoever failed is tried again later");
+                for lost in shown {
+                    error!(queue_id = %message.id, kind = lost.kind, about = lost.about, to = lost.to, "a notice cannot be queued: whoever failed is tried again later, and a success is not told");
+                }
                 let _ = self.write_down(job, &without_notices(record, now)).await; // it has said so
             }
         }

@@ -21,7 +21,7 @@ use super::Outbound;
 
 /// How long the routes of one message (at its commit) or recipient (at RCPT) may take to be
 /// found: the client waits meanwhile.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 /// Octets of a lane's name, at most. Hosts beyond that share a lane, which costs nothing but
 /// fairness: what travels together is decided by the routes again.
 const LANE_MAX: usize = 255;

@@ -66,6 +66,9 @@ async fn create_durably(directory: &Path) -> io::Result<()> {
 }
 
 async fn sync_directory(directory: &Path) -> io::Result<()> {
+    // A relative path of one part has an empty parent: here.
+    let here = directory.as_os_str().is_empty();
+    let directory = if here { Path::new(".") } else { directory };
     fs::File::open(directory).await?.sync_all().await
 }
 

@@ -132,6 +132,35 @@ async fn a_new_connection_that_is_lost_is_not_tried_for_ever() {
     assert_eq!(hop.connections(), 1);
 }
 
+/// However many addresses of better hosts are dead, the one host that lives is found.
+#[tokio::test]
+async fn a_live_host_is_found_behind_dead_ones() {
+    let world = World::new().await;
+    let mut dead: Vec<IpAddr> = Vec::new();
+    for _ in 0..8 {
+        let hop = Hop::scripted(world.port, |command, _| match command {
+            "GREETING" => Act::Say("421 4.3.2 dead"),
+            _ => Act::Usual,
+        });
+        dead.push(hop.await.address.ip());
+    }
+    let alive = Hop::with(world.port, &[], Tls::None, |_, _| Act::Usual).await;
+    let (first, second) = dead.split_at(4);
+    let last = [alive.address.ip()];
+    world.mx(
+        "far.test",
+        &[
+            ("mx1.far.test", first),
+            ("mx2.far.test", second),
+            ("mx3.far.test", &last),
+        ],
+    );
+    world.send("me@s.test", &["bob@far.test"]).await;
+    world.run();
+    world.empty().await;
+    assert_eq!(alive.taken().len(), 1);
+}
+
 #[tokio::test]
 async fn many_dead_hosts_cost_a_few_connections() {
     let world = World::new().await;
@@ -152,7 +181,7 @@ async fn many_dead_hosts_cost_a_few_connections() {
     let id = world.send("me@s.test", &["bob@far.test"]).await;
     world.run();
     world.settled(id, 1).await;
-    // Three of the first host, so that the second has a chance; five in all.
+    // Three of the first host, five in all.
     let tried: Vec<_> = hops.iter().map(Hop::connections).collect();
     assert_eq!(tried, [1, 1, 1, 0, 1, 1, 0, 0, 0]);
     let parked = world.store.lanes();

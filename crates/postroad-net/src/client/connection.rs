@@ -55,16 +55,18 @@ impl Connector {
     /// Where it came to none.
     pub async fn connect(&self, target: &Target) -> Result<Connection, ConnectError> {
         let address = target.address;
-        let failed = |detail: String| ConnectError::Connect { address, detail };
+        let failed = |detail: String, unreachable| ConnectError::Connect {
+            address,
+            detail,
+            unreachable,
+        };
         let connecting = tokio::time::timeout(target.connect_timeout, call(target));
         let stream = match connecting.await {
             Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => return Err(failed(error.to_string())),
+            Ok(Err(error)) => return Err(failed(error.to_string(), is_unreachable(&error))),
             Err(_) => {
-                return Err(failed(format!(
-                    "no answer within {} s",
-                    target.connect_timeout.as_secs()
-                )));
+                let waited = target.connect_timeout.as_secs();
+                return Err(failed(format!("no answer within {waited} s"), false));
             }
         };
         let (stream, tls): (Box<dyn Stream>, _) = if target.implicit_tls {
@@ -275,6 +277,15 @@ impl Connection {
             self.session.end_of_input(clock::instant());
         }
     }
+}
+
+fn is_unreachable(error: &io::Error) -> bool {
+    // A family that is switched off is said so when the socket is made, or bound.
+    const EAFNOSUPPORT: i32 = 97;
+    matches!(
+        error.kind(),
+        io::ErrorKind::NetworkUnreachable | io::ErrorKind::AddrNotAvailable
+    ) || error.raw_os_error() == Some(EAFNOSUPPORT)
 }
 
 async fn call(target: &Target) -> io::Result<TcpStream> {

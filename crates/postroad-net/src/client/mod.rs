@@ -45,6 +45,8 @@ pub enum ConnectError {
         address: SocketAddr,
         /// Why not.
         detail: String,
+        /// The system knows no way there, as where a host has no IPv6: nothing was waited for.
+        unreachable: bool,
     },
     /// The handshake failed: a new connection without TLS may work.
     #[error("TLS with {address}: {detail}")]

@@ -318,7 +318,7 @@ impl<P> Jobs<P> {
         }
     }
 
-    /// Makes a lease last until `until`.
+    /// Makes a lease last until `now + lasts`.
     ///
     /// # Errors
     /// Where it is lost.
