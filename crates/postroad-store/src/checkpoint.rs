@@ -145,39 +145,37 @@ pub(crate) fn take(io: &Io, options: &Options) -> Result<Option<Restored>, Store
 }
 
 fn read(io: &Io, options: &Options, bytes: &[u8]) -> Result<Option<Restored>, StoreError> {
-    let Some((covered, crc)) = bytes.split_last_chunk::<4>() else {
+    let Some((restored, lengths)) = parse(bytes) else {
         return Ok(None);
     };
+    let right =
+        lengths.are_right(io, options)? && epochs_are_right(io, options, &restored.segments);
+    Ok(right.then_some(restored))
+}
+
+/// What a checkpoint says, where it is whole.
+pub(crate) fn parse(bytes: &[u8]) -> Option<(Restored, Lengths)> {
+    let (covered, crc) = bytes.split_last_chunk::<4>()?;
     if crc32c::crc32c(covered) != u32::from_be_bytes(*crc) {
-        return Ok(None);
+        return None;
     }
     let mut reader = Reader(covered);
-    let Some((segments, lengths, messages)) = head(&mut reader) else {
-        return Ok(None);
-    };
-    if !lengths.are_right(io, options)? || !epochs_are_right(io, options, &segments) {
-        return Ok(None);
-    }
+    let (segments, lengths, messages) = head(&mut reader)?;
     let mut restored = Restored {
         table: Jobs::default(),
         segments,
     };
     let mut lanes = Vec::new();
     for _ in 0..messages {
-        let Some((id, place, saved)) = one(&mut reader, &mut lanes) else {
-            return Ok(None);
-        };
-        let Some(segment) = restored.segments.get_mut(&place.segment) else {
-            return Ok(None);
-        };
-        segment.live += 1;
+        let (id, place, saved) = one(&mut reader, &mut lanes)?;
+        restored.segments.get_mut(&place.segment)?.live += 1;
         restored.table.load(id, place, saved);
     }
-    Ok(reader.0.is_empty().then_some(restored))
+    reader.0.is_empty().then_some((restored, lengths))
 }
 
 /// How long each file was: number of the segment, log, journal.
-struct Lengths(Vec<(u32, u64, u64)>);
+pub(crate) struct Lengths(Vec<(u32, u64, u64)>);
 
 impl Lengths {
     fn are_right(&self, io: &Io, options: &Options) -> Result<bool, StoreError> {

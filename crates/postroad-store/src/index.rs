@@ -71,6 +71,11 @@ impl Index {
             }
             _ => {
                 inner.stale.touch_all();
+                // sled's own files are for all to read.
+                if let Err(error) = inner.io.make_dir(&path) {
+                    tracing::warn!(%error, "no place for an index; going on without one");
+                    return None;
+                }
                 Self::open(&path, inner.options.index_cache)
             }
         }

@@ -17,6 +17,9 @@ pub(crate) struct Faults {
     /// What was done, in order.
     #[cfg(test)]
     trace: std::sync::Mutex<Vec<String>>,
+    /// Syncs wait, while a test says so.
+    #[cfg(test)]
+    pub(crate) syncs_wait: std::sync::atomic::AtomicBool,
 }
 
 impl Faults {
@@ -42,6 +45,9 @@ impl Faults {
         {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             self.trace.lock().unwrap().push(format!("{action} {name}"));
+            while action == "sync" && self.syncs_wait.load(Ordering::SeqCst) {
+                std::thread::sleep(std::time::Duration::from_millis(1));
+            }
         }
         let left = self.after.load(Ordering::Relaxed);
         if left == 0 {

@@ -15,11 +15,14 @@
 
 mod checkpoint;
 mod content;
+pub mod fuzz;
 mod incoming;
 mod index;
 mod inner;
 mod io;
 mod options;
+#[cfg(test)]
+mod promises;
 mod record;
 mod recover;
 mod store;

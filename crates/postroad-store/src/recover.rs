@@ -425,7 +425,7 @@ pub(crate) fn keep_log(io: &Io, log: &Path) {
 }
 
 /// Octets of the record, where all of it is there and good.
-fn whole(header: &Header, bytes: &[u8]) -> Option<usize> {
+pub(crate) fn whole(header: &Header, bytes: &[u8]) -> Option<usize> {
     let length = header.length().filter(|length| *length <= bytes.len())?;
     let payload = bytes.get(HEADER..HEADER.checked_add(header.payload()?)?)?;
     (crc32c::crc32c(payload) == header.payload_crc).then_some(length)
