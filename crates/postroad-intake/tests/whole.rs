@@ -135,6 +135,33 @@ async fn a_u_label_hostname_is_written_in_a_labels() {
     .unwrap();
     assert!(m.is_ascii(), "{}", String::from_utf8_lossy(&m));
 }
+/// RFC 5321 section 6.4: a relay adds its trace and mends nothing; a submission server does.
+#[tokio::test]
+async fn only_a_submission_is_given_a_date_and_an_id() {
+    for (service, fields) in [
+        ("relay", &["Received", "A"][..]),
+        ("submission", &["Received", "Date", "Message-ID", "A"]),
+    ] {
+        let config = Config::new("mx.example".parse().unwrap(), service);
+        let (message, _) = run(
+            config,
+            "c",
+            BodyKind::SevenBit,
+            "c@d.example",
+            &[b"A: b\r\n\r\nx\r\n"],
+        )
+        .await
+        .unwrap();
+        let text = String::from_utf8(message).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        let names: Vec<_> = head
+            .split("\r\n")
+            .filter(|line| !line.starts_with([' ', '\t']))
+            .filter_map(|line| line.split(':').next())
+            .collect();
+        assert_eq!((names.as_slice(), body), (fields, "x\r\n"), "{service}");
+    }
+}
 #[tokio::test]
 async fn bare_lf_binary_content_keeps_its_bytes() {
     let (m, _) = run(

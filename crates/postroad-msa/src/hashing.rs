@@ -148,7 +148,11 @@ impl Checker {
         }
     }
 
-    pub(crate) async fn check(&self, hash: String, secret: Secret) -> Result<bool, Overloaded> {
+    /// Does work that ends in [`is_password`], once a processor is free.
+    pub(crate) async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Overloaded> {
         let _place = self.waiting.try_acquire().map_err(|_| Overloaded)?;
         let permit = Arc::clone(&self.running)
             .acquire_owned()
@@ -156,14 +160,19 @@ impl Checker {
             .map_err(|_| Overloaded)?;
         let checking = tokio::task::spawn_blocking(move || {
             let _permit = permit;
-            PasswordHash::new(&hash).is_ok_and(|hash| {
-                Argon2::default()
-                    .verify_password(secret.expose().as_bytes(), &hash)
-                    .is_ok()
-            })
+            work()
         });
         checking.await.map_err(|_| Overloaded)
     }
+}
+
+/// Whether a hash is that of a password: as slow as the hash has it.
+pub(crate) fn is_password(hash: &str, secret: &Secret) -> bool {
+    PasswordHash::new(hash).is_ok_and(|hash| {
+        Argon2::default()
+            .verify_password(secret.expose().as_bytes(), &hash)
+            .is_ok()
+    })
 }
 
 #[cfg(test)]
@@ -225,23 +234,25 @@ mod tests {
     #[tokio::test]
     async fn checks_are_bounded_in_number() {
         let (checker, hash) = (Checker::new(), cheap());
-        let secret = || Secret::new("nobody".to_owned());
-        let checks: Vec<_> = (0..WAITING_MAX + 10)
-            .map(|_| checker.check(hash.clone(), secret()))
-            .collect();
+        let check = || {
+            let (hash, secret) = (hash.clone(), Secret::new("nobody".to_owned()));
+            checker.run(move || is_password(&hash, &secret))
+        };
+        let checks: Vec<_> = (0..WAITING_MAX + 10).map(|_| check()).collect();
         let done = futures_util::future::join_all(checks).await;
         let refused = done.iter().filter(|result| result.is_err()).count();
         assert_eq!(refused, 10);
         assert!(done.into_iter().flatten().all(|right| right));
         // And afterwards there is room again.
-        assert!(checker.check(hash, secret()).await.unwrap());
+        assert!(check().await.unwrap());
     }
 
     #[tokio::test]
     async fn the_async_thread_stays_free() {
         let checker = Checker::new();
         let hash = hash_password("right").unwrap();
-        let mut checking = std::pin::pin!(checker.check(hash, Secret::new("wrong".to_owned())));
+        let secret = Secret::new("wrong".to_owned());
+        let mut checking = std::pin::pin!(checker.run(move || is_password(&hash, &secret)));
         let mut turns = 0;
         let right = loop {
             tokio::select! {

@@ -18,12 +18,12 @@ mod auth;
 mod hashing;
 mod sender;
 mod submission;
+mod users_edit;
 mod users_file;
 
-pub use auth::{AuthError, Authenticator, Identity, SharedAuthenticator};
+pub use auth::{AuthError, Authenticator, Found, Identity, SharedAuthenticator};
 pub use hashing::{HashError, HashFault, hash_password};
 pub use sender::{AnyAddress, OwnAddress, SenderPolicy};
 pub use submission::{Config, Submission};
-pub use users_file::{
-    User, UsersFile, UsersFileError, add_user, list_users, remove_user, set_password,
-};
+pub use users_edit::{add_user, remove_user, set_password};
+pub use users_file::{User, UsersFile, UsersFileError, list_users};

@@ -12,7 +12,7 @@ use postroad_proto::server::{Answer, Info, Question};
 use postroad_queue::Store;
 use tracing::{error, info};
 
-use crate::auth::{Identity, SharedAuthenticator};
+use crate::auth::{Found, Identity, SharedAuthenticator};
 use crate::sender::{AnyAddress, OwnAddress, SenderPolicy};
 
 /// The settings of the role.
@@ -34,6 +34,8 @@ pub struct Submission {
     store: Arc<dyn Store>,
     authenticator: SharedAuthenticator,
     routes: Arc<dyn RoutePreview>,
+    /// Of the site's own; else as the settings say.
+    senders: Option<Arc<dyn SenderPolicy>>,
 }
 
 impl std::fmt::Debug for Submission {
@@ -53,7 +55,15 @@ impl Submission {
             store,
             authenticator,
             routes: Arc::new(ByDomain),
+            senders: None,
         }
+    }
+
+    /// With a policy of the site's own on reverse-paths, in place of `sender_must_match`.
+    #[must_use]
+    pub fn with_senders(mut self, senders: Arc<dyn SenderPolicy>) -> Self {
+        self.senders = Some(senders);
+        self
     }
 
     /// With routes, which say which recipients travel together, and whom to refuse at once.
@@ -80,6 +90,7 @@ impl Role for Submission {
             store: Arc::clone(&self.store),
             authenticator: self.authenticator.clone(),
             routes: Arc::clone(&self.routes),
+            senders: self.senders.clone(),
             peer,
             identity: None,
             sender: (ReversePath::Null, 0),
@@ -107,6 +118,7 @@ pub struct SubmissionHandler {
     store: Arc<dyn Store>,
     authenticator: SharedAuthenticator,
     routes: Arc<dyn RoutePreview>,
+    senders: Option<Arc<dyn SenderPolicy>>,
     peer: IpAddr,
     identity: Option<Identity>,
     /// What MAIL has said: the reverse-path, and SIZE=.
@@ -140,10 +152,12 @@ impl Handler for SubmissionHandler {
                 let Some(identity) = &self.identity else {
                     return Answer::Reject(replies::AUTH_REQUIRED);
                 };
-                let allowed = if self.config.sender_must_match {
-                    OwnAddress.allows(identity, &mail.from)
-                } else {
-                    AnyAddress.allows(identity, &mail.from)
+                let allowed = match &self.senders {
+                    Some(senders) => senders.allows(identity, &mail.from),
+                    None if self.config.sender_must_match => {
+                        OwnAddress.allows(identity, &mail.from)
+                    }
+                    None => AnyAddress.allows(identity, &mail.from),
                 };
                 if allowed {
                     self.sender = (mail.from, mail.size.unwrap_or(0));
@@ -176,7 +190,9 @@ impl Handler for SubmissionHandler {
                 }
             }
             Question::Commit => self.commit().await,
-            Question::Verify(_) | Question::Expand(_) => Answer::Reject(replies::CANNOT_VERIFY),
+            Question::Verify(whom) => self.find(&whom).await,
+            // There are no lists; a user is none.
+            Question::Expand(_) => Answer::Reject(replies::UNKNOWN_RECIPIENT),
             // Questions that this role does not know: it offers nothing that leads to them.
             _ => Answer::Reject(replies::LOCAL_ERROR),
         }
@@ -220,6 +236,19 @@ impl SubmissionHandler {
             Err(error) => {
                 error!(user = shown, peer = %self.peer, %error, "authentication is not possible");
                 Answer::Reject(replies::AUTH_UNAVAILABLE)
+            }
+        }
+    }
+
+    async fn find(&mut self, whom: &str) -> Answer {
+        match self.authenticator.find(whom).await {
+            Ok(Found::Mailbox(address)) => Answer::Lines(vec![format!("<{address}>")]),
+            Ok(Found::Ambiguous) => Answer::Reject(replies::AMBIGUOUS),
+            Ok(Found::Unknown) => Answer::Reject(replies::UNKNOWN_RECIPIENT),
+            Ok(Found::CannotSay) => Answer::Reject(replies::CANNOT_VERIFY),
+            Err(error) => {
+                error!(peer = %self.peer, %error, "a user cannot be looked up");
+                Answer::Reject(replies::CANNOT_VERIFY)
             }
         }
     }

@@ -2,18 +2,24 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, Write as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown};
+use std::io::{self, Read as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use postroad_mail::Address;
+use postroad_net::clock;
 use postroad_proto::sasl::Secret;
 use serde::Deserialize;
-use toml_edit::{DocumentMut, Item, Table, value};
+use tracing::{error, info};
 
-use crate::auth::{AuthError, Authenticator, Identity};
-use crate::hashing::{Checker, Cost, HashError, HashFault, hash_password};
+use crate::auth::{AuthError, Authenticator, Found, Identity};
+use crate::hashing::{Checker, Cost, HashError, HashFault, is_password};
+
+/// How often the file is looked at, at most.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Why a users file cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -88,7 +94,7 @@ pub struct User {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Contents {
+pub(crate) struct Contents {
     #[serde(default)]
     users: BTreeMap<String, User>,
 }
@@ -102,11 +108,49 @@ struct Read {
     nobody: String,
 }
 
+/// Which file it was, and as of when: an edit changes one of these.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Version {
+    device: u64,
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+}
+
+impl Version {
+    fn of(file: &fs::Metadata) -> Self {
+        Self {
+            device: file.dev(),
+            inode: file.ino(),
+            size: file.size(),
+            modified: (file.mtime(), file.mtime_nsec()),
+        }
+    }
+}
+
+/// The last look at the file.
+#[derive(Debug)]
+struct Look {
+    at: Option<Instant>,
+    /// What was there, good or not; `None` where nothing could be found.
+    seen: Option<Version>,
+}
+
 /// The users of a file, as an [`Authenticator`].
+///
+/// The file is looked at before a password is checked, and read again where it has changed: who
+/// is removed from it cannot log in a second later. One that has a mistake is not taken, and the
+/// users stay those that were read last.
 #[derive(Debug)]
 pub struct UsersFile {
-    file: ArcSwap<Read>,
+    shared: Arc<Shared>,
     checker: Checker,
+}
+
+#[derive(Debug)]
+struct Shared {
+    file: ArcSwap<Read>,
+    look: Mutex<Look>,
 }
 
 impl UsersFile {
@@ -115,44 +159,154 @@ impl UsersFile {
     /// # Errors
     /// Where it cannot be read, or is no users file.
     pub fn open(path: &Path) -> Result<Self, UsersFileError> {
-        let users = read(path)?.users;
-        let hashes = users.values().map(|user| user.password.as_str());
-        let nobody = Cost::usual(hashes).nobody()?;
+        let (file, version) = Read::new(path)?;
         Ok(Self {
-            file: ArcSwap::from_pointee(Read {
-                path: path.to_owned(),
-                users,
-                nobody,
+            shared: Arc::new(Shared {
+                file: ArcSwap::from_pointee(file),
+                look: Mutex::new(Look {
+                    at: None,
+                    seen: Some(version),
+                }),
             }),
             checker: Checker::new(),
         })
     }
 
     /// From now on the users are those of another file, or of the same one read again.
-    pub fn replace(&self, new: Self) {
-        self.file.store(new.file.into_inner());
+    pub fn replace(&self, new: &Self) {
+        let seen = new.shared.look().seen;
+        let mut look = self.shared.look();
+        self.shared.file.store(new.shared.file.load_full());
+        *look = Look { at: None, seen };
+    }
+}
+
+impl Shared {
+    /// Reads the file again if it has changed. To be called where waiting for a disk does no harm.
+    fn refresh(&self, now: Instant) {
+        let mut look = self.look();
+        if look.at.is_some_and(|at| now < at + LOOK_EVERY) {
+            return;
+        }
+        look.at = Some(now);
+        let path = self.file.load().path.clone();
+        let found = fs::metadata(&path).ok().map(|file| Version::of(&file));
+        if found == look.seen {
+            return;
+        }
+        // Also where it is not good: one error for each change, not for each login.
+        look.seen = found;
+        match Read::new(&path) {
+            Ok((file, version)) => {
+                look.seen = Some(version);
+                info!(file = %path.display(), users = file.users.len(), "the users file has changed, and was read again");
+                self.file.store(Arc::new(file));
+            }
+            Err(error) => {
+                let cause = std::error::Error::source(&error).map(tracing::field::display);
+                error!(%error, cause, "the users file has changed, and cannot be used; the users stay those that were read last");
+            }
+        }
+    }
+
+    fn verify(&self, user: &str, secret: &Secret) -> Option<Identity> {
+        self.refresh(clock::instant());
+        let file = self.file.load_full();
+        let found = file.users.get(user).filter(|u| !u.disabled);
+        let hash = found.map_or(&file.nobody, |u| &u.password);
+        let right = is_password(hash, secret);
+        found.filter(|_| right).map(|found| Identity {
+            user: user.to_owned(),
+            addresses: found.addresses.clone(),
+        })
+    }
+
+    fn look(&self) -> MutexGuard<'_, Look> {
+        self.look.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Authenticator for UsersFile {
     async fn verify(&self, user: &str, secret: &Secret) -> Result<Option<Identity>, AuthError> {
-        let file = self.file.load_full();
-        let found = file.users.get(user).filter(|u| !u.disabled).cloned();
-        let hash = found
-            .as_ref()
-            .map_or_else(|| file.nobody.clone(), |u| u.password.clone());
-        let right = self
-            .checker
-            .check(hash, secret.clone())
-            .await
-            .map_err(|error| AuthError {
-                directory: file.path.display().to_string(),
-                detail: error.to_string(),
-            })?;
-        Ok(found.filter(|_| right).map(|found| Identity {
-            user: user.to_owned(),
-            addresses: found.addresses,
-        }))
+        let shared = Arc::clone(&self.shared);
+        let (user, secret) = (user.to_owned(), secret.clone());
+        let checking = self.checker.run(move || shared.verify(&user, &secret));
+        checking.await.map_err(|error| AuthError {
+            directory: self.shared.file.load().path.display().to_string(),
+            detail: error.to_string(),
+        })
+    }
+
+    async fn find(&self, whom: &str) -> Result<Found, AuthError> {
+        Ok(find(&self.shared.file.load().users, whom))
+    }
+}
+
+/// Looks for a user by name, address, or local part of an address.
+fn find(users: &BTreeMap<String, User>, whom: &str) -> Found {
+    let whom = whom.trim();
+    let bare = whom.strip_prefix('<').and_then(|w| w.strip_suffix('>'));
+    let whom = bare.unwrap_or(whom);
+    let address: Option<Address> = whom.parse().ok();
+    let users = || users.iter().filter(|(_, user)| !user.disabled);
+    let is_meant = |name: &str, user: &User| {
+        name == whom
+            || user.addresses.iter().any(|own| match &address {
+                Some(address) => own == address,
+                None => own.local_part().as_str() == whom,
+            })
+    };
+    let mut meant = users().filter(|(name, user)| is_meant(name, user));
+    match (meant.next(), meant.next()) {
+        (Some((name, user)), None) => {
+            let mailbox = user
+                .addresses
+                .iter()
+                .find(|own| Some(*own) == address.as_ref());
+            let mailbox = mailbox.or_else(|| user.addresses.first()).cloned();
+            let mailbox = mailbox.or_else(|| name.parse().ok());
+            mailbox.map_or(Found::CannotSay, Found::Mailbox)
+        }
+        (Some(_), Some(_)) => Found::Ambiguous,
+        (None, _) => {
+            let is_here = |address: &Address| {
+                users().any(|(_, user)| {
+                    let mut own = user.addresses.iter();
+                    own.any(|own| own.domain() == address.domain())
+                })
+            };
+            if address.as_ref().is_none_or(is_here) {
+                Found::Unknown
+            } else {
+                Found::CannotSay
+            }
+        }
+    }
+}
+
+impl Read {
+    /// With the version of just what was read.
+    fn new(path: &Path) -> Result<(Self, Version), UsersFileError> {
+        let failed = |source| UsersFileError::Io {
+            action: "reading",
+            path: path.to_owned(),
+            source,
+        };
+        let mut file = fs::File::open(path).map_err(failed)?;
+        // Before it is read: whatever is written meanwhile makes another version of it.
+        let version = Version::of(&file.metadata().map_err(failed)?);
+        let mut text = String::new();
+        file.read_to_string(&mut text).map_err(failed)?;
+        let users = parse(path, &text)?.users;
+        let hashes = users.values().map(|user| user.password.as_str());
+        let nobody = Cost::usual(hashes).nobody()?;
+        let path = path.to_owned();
+        let read = Self {
+            path,
+            users,
+            nobody,
+        };
+        Ok((read, version))
     }
 }
 
@@ -165,7 +319,7 @@ fn read(path: &Path) -> Result<Contents, UsersFileError> {
     parse(path, &text)
 }
 
-fn parse(path: &Path, text: &str) -> Result<Contents, UsersFileError> {
+pub(crate) fn parse(path: &Path, text: &str) -> Result<Contents, UsersFileError> {
     let contents: Contents = toml::from_str(text).map_err(|error| UsersFileError::Syntax {
         path: path.to_owned(),
         // Its own text shows the line, and with it perhaps a hash: only where and what.
@@ -196,192 +350,52 @@ pub fn list_users(path: &Path) -> Result<BTreeMap<String, User>, UsersFileError>
     Ok(read(path)?.users)
 }
 
-/// Adds a user; makes the file where there is none.
-///
-/// # Errors
-/// Where there is one of that name, or the file cannot be written.
-pub fn add_user(path: &Path, user: &str, password: &str) -> Result<(), UsersFileError> {
-    if user.is_empty() || user.len() > 255 || user.chars().any(char::is_control) {
-        return Err(UsersFileError::BadName(user.to_owned()));
-    }
-    let mut document = if path.exists() {
-        document(path)?
-    } else {
-        DocumentMut::new()
-    };
-    let users = users_of(&mut document, path)?;
-    if users.contains_key(user) {
-        return Err(UsersFileError::Exists {
-            path: path.to_owned(),
-            user: user.to_owned(),
-        });
-    }
-    let mut table = Table::new();
-    table.insert("password", value(hash_password(password)?));
-    users.insert(user, Item::Table(table));
-    write(path, &document)
-}
-
-/// Changes a user's password.
-///
-/// # Errors
-/// Where there is no such user, or the file cannot be written.
-pub fn set_password(path: &Path, user: &str, password: &str) -> Result<(), UsersFileError> {
-    let mut document = document(path)?;
-    let users = users_of(&mut document, path)?;
-    let table = users.get_mut(user).and_then(Item::as_table_like_mut);
-    let table = table.ok_or_else(|| UsersFileError::Unknown {
-        path: path.to_owned(),
-        user: user.to_owned(),
-    })?;
-    table.insert("password", value(hash_password(password)?));
-    write(path, &document)
-}
-
-/// Removes a user.
-///
-/// # Errors
-/// Where there is no such user, or the file cannot be written.
-pub fn remove_user(path: &Path, user: &str) -> Result<(), UsersFileError> {
-    let mut document = document(path)?;
-    if users_of(&mut document, path)?.remove(user).is_none() {
-        return Err(UsersFileError::Unknown {
-            path: path.to_owned(),
-            user: user.to_owned(),
-        });
-    }
-    write(path, &document)
-}
-
-fn document(path: &Path) -> Result<DocumentMut, UsersFileError> {
-    let text = fs::read_to_string(path).map_err(|source| UsersFileError::Io {
-        action: "reading",
-        path: path.to_owned(),
-        source,
-    })?;
-    parse(path, &text)?;
-    text.parse::<DocumentMut>()
-        .map_err(|error| UsersFileError::Syntax {
-            path: path.to_owned(),
-            detail: error.message().to_owned(),
-        })
-}
-
-fn users_of<'a>(
-    document: &'a mut DocumentMut,
-    path: &Path,
-) -> Result<&'a mut Table, UsersFileError> {
-    let users = document.entry("users").or_insert_with(|| {
-        let mut table = Table::new();
-        table.set_implicit(true);
-        Item::Table(table)
-    });
-    users.as_table_mut().ok_or_else(|| UsersFileError::Syntax {
-        path: path.to_owned(),
-        detail: "`users` must be tables such as [users.alice] to be edited".to_owned(),
-    })
-}
-
-/// Beside the file, synced, then in its place: a crash leaves the old or the new, never half.
-///
-/// Who could read the file can read it afterwards, whoever ran the command: root's edit must not
-/// take it away from the service's user.
-fn write(path: &Path, document: &DocumentMut) -> Result<(), UsersFileError> {
-    let failed = |action: &'static str| {
-        let path = path.to_owned();
-        move |source| UsersFileError::Io {
-            action,
-            path,
-            source,
-        }
-    };
-    // A link stays one: what it leads to is replaced.
-    let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    let directory = target
-        .parent()
-        .filter(|p| !p.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
-    let rights = Rights::of(&target, directory).map_err(failed("reading the rights of"))?;
-    let mut name = target.as_os_str().to_owned();
-    name.push(format!(".{}.tmp", std::process::id()));
-    let temporary = PathBuf::from(name);
-    let written = (|| {
-        match fs::remove_file(&temporary) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(failed("writing")(error));
-            }
-            _ => {}
-        }
-        let mut file = fs::OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&temporary)
-            .map_err(failed("writing"))?;
-        rights.give(&file).map_err(failed(
-            "keeping owner, group and mode (run this as root or as the file's owner; nothing was changed) of",
-        ))?;
-        file.write_all(document.to_string().as_bytes())
-            .and_then(|()| file.sync_all())
-            .and_then(|()| fs::rename(&temporary, &target))
-            .and_then(|()| fs::File::open(directory)?.sync_all())
-            .map_err(failed("writing"))
-    })();
-    written.inspect_err(|_| {
-        let _ = fs::remove_file(&temporary);
-    })
-}
-
-/// Who may do what with a file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Rights {
-    /// `None`: whoever makes it.
-    owner: Option<u32>,
-    group: u32,
-    mode: u32,
-}
-
-impl Rights {
-    /// Those of a file that there is; a new one belongs to the group of its directory, which may read it.
-    fn of(file: &Path, directory: &Path) -> io::Result<Self> {
-        match fs::metadata(file) {
-            Ok(old) => Ok(Self {
-                owner: Some(old.uid()),
-                group: old.gid(),
-                mode: old.mode() & 0o777,
-            }),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let own = nix::unistd::getegid().as_raw();
-                Ok(Self::new_in(fs::metadata(directory)?.gid(), own))
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Where the directory's group is only the maker's own, nobody was meant to read along.
-    const fn new_in(group: u32, own: u32) -> Self {
-        Self {
-            owner: None,
-            group,
-            mode: if group == own { 0o600 } else { 0o640 },
-        }
-    }
-
-    fn give(self, file: &fs::File) -> io::Result<()> {
-        let now = file.metadata()?;
-        let owner = self.owner.filter(|owner| *owner != now.uid());
-        let group = (self.group != now.gid()).then_some(self.group);
-        if owner.is_some() || group.is_some() {
-            fchown(file, owner, group)?;
-        }
-        // After the owner: only then does nobody else read what is about to be written.
-        file.set_permissions(fs::Permissions::from_mode(self.mode))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::users_edit::{add_user, remove_user, set_password};
+
+    #[test]
+    fn what_vrfy_finds() {
+        let path = Path::new("users.toml");
+        let text = format!(
+            r#"
+            [users.alice]
+            password = "{hash}"
+            addresses = ["alice@example.org", "info@example.org"]
+            [users."bob@example.org"]
+            password = "{hash}"
+            [users.carol]
+            password = "{hash}"
+            addresses = ["info@example.net"]
+            [users.dan]
+            password = "{hash}"
+            [users.gone]
+            password = "{hash}"
+            addresses = ["gone@example.org"]
+            disabled = true
+            "#,
+            hash = crate::hash_password("x").unwrap()
+        );
+        let users = parse(path, &text).unwrap().users;
+        let mailbox = |address: &str| Found::Mailbox(address.parse().unwrap());
+        for (whom, found) in [
+            ("alice", mailbox("alice@example.org")),
+            ("<alice@example.org>", mailbox("alice@example.org")),
+            ("info@example.org", mailbox("info@example.org")),
+            ("info@EXAMPLE.net", mailbox("info@example.net")),
+            ("bob@example.org", mailbox("bob@example.org")),
+            ("info", Found::Ambiguous),
+            ("nobody", Found::Unknown),
+            ("nobody@example.org", Found::Unknown),
+            ("gone", Found::Unknown),
+            ("dan", Found::CannotSay),
+            ("nobody@elsewhere.org", Found::CannotSay),
+            ("", Found::Unknown),
+        ] {
+            assert_eq!(find(&users, whom), found, "{whom}");
+        }
+    }
 
     #[tokio::test]
     async fn who_is_who() {
@@ -405,98 +419,64 @@ mod tests {
         assert_eq!(verify("bob", "right").await, None);
         assert_eq!(verify("carol", "nobody").await, None);
         set_password(&path, "bob", "changed").unwrap();
-        assert_eq!(verify("bob", "builder").await.as_deref(), Some("bob"));
-        users.replace(UsersFile::open(&path).unwrap());
+        users.replace(&UsersFile::open(&path).unwrap());
         assert_eq!(verify("bob", "builder").await, None);
         assert_eq!(verify("bob", "changed").await.as_deref(), Some("bob"));
     }
 
-    #[test]
-    fn edits_keep_what_they_do_not_touch() {
+    #[tokio::test]
+    async fn who_is_removed_cannot_log_in_any_more() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("users.toml");
         add_user(&path, "alice", "one").unwrap();
-        assert_eq!(
-            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
-            0o600
-        );
-        let text = format!(
-            "# the staff\n{}addresses = [\"info@example.org\"] # shared\n",
-            fs::read_to_string(&path).unwrap()
-        );
-        fs::write(&path, text).unwrap();
         add_user(&path, "bob", "two").unwrap();
+        let users = UsersFile::open(&path).unwrap();
+        let may = async |user: &str, password: &str| {
+            let secret = Secret::new(password.to_owned());
+            users.verify(user, &secret).await.unwrap().is_some()
+        };
+        // The first login looks; nothing but logins is needed for the next to see the change.
+        assert!(may("alice", "one").await && may("bob", "two").await);
+        remove_user(&path, "bob").unwrap();
         set_password(&path, "alice", "three").unwrap();
-        let text = fs::read_to_string(&path).unwrap();
-        assert!(
-            text.starts_with("# the staff\n")
-                && text.contains("# shared")
-                && !text.contains("three"),
-            "{text}"
-        );
-        assert!(matches!(
-            add_user(&path, "bob", "x"),
-            Err(UsersFileError::Exists { .. })
-        ));
-        assert!(matches!(
-            add_user(&path, "a\nb", "x"),
-            Err(UsersFileError::BadName(_))
-        ));
-        remove_user(&path, "bob").unwrap();
-        assert!(matches!(
-            remove_user(&path, "bob"),
-            Err(UsersFileError::Unknown { .. })
-        ));
-        assert_eq!(
-            list_users(&path).unwrap().into_keys().collect::<Vec<_>>(),
-            ["alice"]
-        );
+        tokio::time::sleep(LOOK_EVERY).await;
+        assert!(!may("bob", "two").await && !may("alice", "one").await);
+        assert!(may("alice", "three").await);
     }
 
     #[test]
-    fn an_edit_leaves_the_file_to_whom_it_belongs() {
+    fn the_file_is_looked_at_once_a_second_and_a_broken_one_is_not_taken() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("users.toml");
         add_user(&path, "alice", "one").unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
-        // Only root can give files away; for others the mode alone is to be kept.
-        let (owner, group) = if nix::unistd::geteuid().is_root() {
-            (65534, 65533)
-        } else {
-            (
-                fs::metadata(&path).unwrap().uid(),
-                fs::metadata(&path).unwrap().gid(),
-            )
+        let users = UsersFile::open(&path).unwrap();
+        let names = || {
+            let file = users.shared.file.load();
+            file.users.keys().cloned().collect::<Vec<_>>().join(" ")
         };
-        std::os::unix::fs::chown(&path, Some(owner), Some(group)).unwrap();
-        let link = directory.path().join("link.toml");
-        std::os::unix::fs::symlink(&path, &link).unwrap();
-        let rights = || {
-            let file = fs::metadata(&path).unwrap();
-            (file.uid(), file.gid(), file.mode() & 0o777)
+        let (start, mut seconds) = (clock::instant(), 0);
+        let mut look = || {
+            seconds += 1;
+            users.shared.refresh(start + seconds * LOOK_EVERY);
+            users.shared.look().seen
         };
+        let good = look();
         add_user(&path, "bob", "two").unwrap();
-        assert_eq!(rights(), (owner, group, 0o644));
-        set_password(&link, "bob", "three").unwrap();
-        remove_user(&path, "bob").unwrap();
-        assert_eq!(rights(), (owner, group, 0o644));
-        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
-        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 2);
-    }
+        users.shared.refresh(start + LOOK_EVERY * 3 / 2);
+        assert_eq!(names(), "alice");
+        assert_ne!(look(), good);
+        assert_eq!(names(), "alice bob");
 
-    #[test]
-    fn a_new_file_is_for_the_group_of_its_directory() {
-        assert_eq!(Rights::new_in(7, 0).mode, 0o640);
-        assert_eq!(Rights::new_in(7, 7).mode, 0o600);
-        if !nix::unistd::geteuid().is_root() {
-            return;
-        }
-        let directory = tempfile::tempdir().unwrap();
-        std::os::unix::fs::chown(directory.path(), None, Some(65533)).unwrap();
-        let path = directory.path().join("users.toml");
-        add_user(&path, "alice", "one").unwrap();
-        let file = fs::metadata(&path).unwrap();
-        assert_eq!((file.gid(), file.mode() & 0o777), (65533, 0o640));
+        // Half an edit, then no file, then a good one: what was seen is not looked into again.
+        let text = fs::read_to_string(&path).unwrap();
+        fs::write(&path, "[users.alice").unwrap();
+        let broken = look();
+        assert_eq!((look(), names().as_str()), (broken, "alice bob"));
+        fs::remove_file(&path).unwrap();
+        assert_eq!((look(), names().as_str()), (None, "alice bob"));
+        fs::write(&path, text.replace("users.bob", "users.carol")).unwrap();
+        assert!(look().is_some());
+        assert_eq!(names(), "alice carol");
     }
 
     #[tokio::test]
@@ -512,7 +492,7 @@ mod tests {
         );
         fs::write(&path, text).unwrap();
         let users = UsersFile::open(&path).unwrap();
-        assert_eq!(Cost::of(&users.file.load().nobody), Cost::of(&hash));
+        assert_eq!(Cost::of(&users.shared.file.load().nobody), Cost::of(&hash));
         for (user, may) in [("a", true), ("b", false), ("c", false)] {
             let secret = Secret::new("nobody".to_owned());
             let found = users.verify(user, &secret).await.unwrap();
@@ -521,8 +501,8 @@ mod tests {
         add_user(&path, "d", "x").unwrap();
         add_user(&path, "e", "x").unwrap();
         add_user(&path, "f", "x").unwrap();
-        users.replace(UsersFile::open(&path).unwrap());
-        assert_ne!(Cost::of(&users.file.load().nobody), Cost::of(&hash));
+        users.replace(&UsersFile::open(&path).unwrap());
+        assert_ne!(Cost::of(&users.shared.file.load().nobody), Cost::of(&hash));
     }
 
     #[test]

@@ -9,8 +9,10 @@ use std::future::ready;
 use std::sync::Arc;
 
 use postroad_intake::{RcptAsked, RoutePreview};
-use postroad_mail::{Envelope, Origin, Recipient, Reply, replies};
-use postroad_msa::{AuthError, Authenticator, Config, Identity, SharedAuthenticator, Submission};
+use postroad_mail::{Envelope, Origin, Recipient, Reply, ReversePath, replies};
+use postroad_msa::{
+    AuthError, Authenticator, Config, Identity, SenderPolicy, SharedAuthenticator, Submission,
+};
 use postroad_net::Networks;
 use postroad_net::server::{Handler, Role as _};
 use postroad_proto::sasl::{Mechanism, Secret};
@@ -61,16 +63,19 @@ impl RoutePreview for Routes {
     }
 }
 
-fn role(down: bool, store: &Arc<dyn Store>) -> Submission {
+fn config() -> Config {
     let hostname: postroad_mail::Domain = "mx.test".parse().unwrap();
-    let config = Config {
+    Config {
         session: Arc::new(postroad_proto::server::Config::new(hostname.clone())),
         intake: Arc::new(postroad_intake::Config::new(hostname, "submission")),
         trusted: Networks::default(),
         sender_must_match: false,
-    };
+    }
+}
+
+fn role(down: bool, store: &Arc<dyn Store>) -> Submission {
     let directory = SharedAuthenticator::new(Directory { down });
-    Submission::new(config, Arc::clone(store), directory).with_routes(Arc::new(Routes))
+    Submission::new(config(), Arc::clone(store), directory).with_routes(Arc::new(Routes))
 }
 
 fn info(identity: Option<&str>) -> Info {
@@ -119,6 +124,66 @@ fn rcpt(to: &str) -> Question {
 
 fn store() -> Arc<dyn Store> {
     Arc::new(MemStore::new(1 << 20))
+}
+
+/// Only mail to the null reverse-path, whoever asks.
+struct BouncesOnly;
+
+impl SenderPolicy for BouncesOnly {
+    fn allows(&self, _: &Identity, from: &ReversePath) -> bool {
+        from.is_null()
+    }
+}
+
+#[tokio::test]
+async fn a_site_says_who_may_send_as_whom() {
+    let role = role(false, &store()).with_senders(Arc::new(BouncesOnly));
+    let (_, mut handler) = role.open([192, 0, 2, 1].into());
+    let known = info(Some("alice@example.org"));
+    handler.ask(&known, password("alice", "right", None)).await;
+    for (from, allowed) in [("<>", true), ("<alice@example.org>", false)] {
+        let answer = handler.ask(&known, mail(from)).await;
+        assert_eq!(
+            matches!(answer, Answer::Accept),
+            allowed,
+            "{from}: {answer:?}"
+        );
+    }
+}
+
+/// Looks nobody up, unlike a users file.
+#[tokio::test]
+async fn vrfy_where_the_directory_cannot_say() {
+    let role = role(false, &store());
+    let (_, mut handler) = role.open([192, 0, 2, 1].into());
+    let known = info(Some("alice@example.org"));
+    let answer = handler
+        .ask(&known, Question::Verify("bob".to_owned()))
+        .await;
+    assert!(matches!(answer, Answer::Reject(reply) if reply == replies::CANNOT_VERIFY));
+    let answer = handler
+        .ask(&known, Question::Expand("staff".to_owned()))
+        .await;
+    assert!(matches!(answer, Answer::Reject(reply) if reply == replies::UNKNOWN_RECIPIENT));
+}
+
+#[tokio::test]
+async fn vrfy_of_a_users_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("users.toml");
+    postroad_msa::add_user(&path, "alice@example.org", "right").unwrap();
+    let users = SharedAuthenticator::new(postroad_msa::UsersFile::open(&path).unwrap());
+    let role = Submission::new(config(), store(), users);
+    let (_, mut handler) = role.open([192, 0, 2, 1].into());
+    let known = info(Some("alice@example.org"));
+    let ask = Question::Verify("alice@example.org".to_owned());
+    let answer = handler.ask(&known, ask).await;
+    let line = "<alice@example.org>".to_owned();
+    assert!(matches!(answer, Answer::Lines(lines) if lines == [line]));
+    let answer = handler
+        .ask(&known, Question::Verify("nobody".to_owned()))
+        .await;
+    assert!(matches!(answer, Answer::Reject(reply) if reply == replies::UNKNOWN_RECIPIENT));
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use postroad_mail::{Domain, TlsInfo, replies};
 use crate::command::Command;
 use crate::ehlo::Extensions;
 use crate::grammar;
-use crate::sasl::Mechanism;
+use crate::sasl::{Ask, Decision, Exchange, Mechanism, Secret, Step};
 use crate::server::{
     Answer, BareNewline, Config, INPUT_MAX, Limits, Output, Peer, Question, REPLIES_MAX, Session,
     Verify,
@@ -96,6 +96,87 @@ pub fn server_session(now: Instant, input: &[u8], cuts: &[u8], choices: &[u8]) {
             }
         }
     }
+}
+
+/// What a broken promise of either side of SASL would show: runs the exchange of each mechanism
+/// with `responses` as a client's, and `challenges` as a server's.
+///
+/// # Panics
+/// Where an exchange does not end after a few steps, asks about a user or a password that the
+/// responses do not hold, or the client answers more often than it has something to say.
+pub fn sasl(responses: &[&[u8]], challenges: &[&[u8]]) {
+    for mechanism in [Mechanism::Plain, Mechanism::Login] {
+        server_exchange(mechanism, responses);
+        client_exchange(mechanism, responses, challenges);
+    }
+}
+
+/// Responses in one exchange, at most, of the mechanisms that there are.
+const RESPONSES_MAX: usize = 2;
+
+fn server_exchange(mechanism: Mechanism, responses: &[&[u8]]) {
+    let mut given = responses.iter().copied();
+    let mut said = Vec::new();
+    let mut step = Exchange::start(mechanism, None);
+    loop {
+        step = match step {
+            Step::Challenge(exchange, prompt) => {
+                let Some(response) = given.next() else {
+                    return;
+                };
+                assert!(prompt.len() <= 64, "a long prompt");
+                said.extend_from_slice(response);
+                exchange.respond(response)
+            }
+            Step::Ask(
+                exchange,
+                Ask::Password {
+                    authorization,
+                    user,
+                    secret,
+                    ..
+                },
+            ) => {
+                for part in [user.as_str(), secret.expose()] {
+                    assert!(!part.is_empty() && !part.contains('\0'), "asks of nobody");
+                    assert!(
+                        memchr::memmem::find(&said, part.as_bytes()).is_some(),
+                        "asks of somebody else"
+                    );
+                }
+                assert_ne!(authorization.as_deref(), Some(user.as_str()));
+                exchange.decided(Decision::Identity(user))
+            }
+            Step::Accept(who) => {
+                assert!(
+                    memchr::memmem::find(&said, who.as_bytes()).is_some(),
+                    "accepts somebody else"
+                );
+                break;
+            }
+            Step::Refuse(reply) => {
+                assert!(!reply.is_success(), "refuses with a success");
+                break;
+            }
+        };
+    }
+    assert!(
+        responses.len() - given.len() <= RESPONSES_MAX,
+        "an exchange without end"
+    );
+}
+
+/// Whatever the server asks, the client says what it has to say once.
+fn client_exchange(mechanism: Mechanism, credentials: &[&[u8]], challenges: &[&[u8]]) {
+    let mut texts = credentials.iter().map(|c| String::from_utf8_lossy(c));
+    let (user, secret) = (texts.next(), texts.next());
+    let (user, secret) = (user.unwrap_or_default(), secret.unwrap_or_default());
+    let mut client = mechanism.client(&user, &Secret::new(secret.into_owned()));
+    let mut said = usize::from(client.initial().is_some());
+    for challenge in challenges {
+        said += usize::from(client.respond(challenge).is_some());
+    }
+    assert!(said <= RESPONSES_MAX, "the password is said again");
 }
 
 fn decide(question: &Question, choice: u8) -> Answer {

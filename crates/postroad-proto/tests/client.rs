@@ -273,22 +273,51 @@ fn wherever_the_link_is_cut() {
     }
 }
 
+/// Recipients of the transaction that any server is asked to take: more than go ahead of their
+/// replies, and each command about as long as it may be.
+fn many() -> Vec<String> {
+    let local = "x".repeat(64);
+    (0..150)
+        .map(|n| format!("{local}@r{n}.{}.test", "d".repeat(60)))
+        .collect()
+}
+
+/// What the client keeps to be written, at most, when each answer to `poll` is taken away: a
+/// window of commands, or what a piece of the message becomes. Twice is more than escaping takes.
+const REQUESTS_MAX: usize = 100 * COMMAND_MAX + 2 * MESSAGE.len();
+/// Octets of the longest command here.
+const COMMAND_MAX: usize = 160;
+
 proptest::proptest! {
     #[test]
-    fn any_server_gets_one_report(pieces in proptest::collection::vec("(220 a\r\n|250 a\r\n|250-a\r\n|250-CHUNKING\r\n|354 a\r\n|421 a\r\n|550 a\r\n|[ -~\r\n]{0,6})", 0..30)) {
+    fn any_server_gets_one_report(pieces in proptest::collection::vec("(220 a\r\n|250 a\r\n|250-a\r\n|250-CHUNKING\r\n|250-PIPELINING\r\n|354 a\r\n|421 a\r\n|550 a\r\n|[ -~\r\n]{0,6})", 0..30), start in "(220 a\r\n(250-PIPELINING\r\n)?(250-CHUNKING\r\n)?250 a\r\n(250 a\r\n){0,3})?", drained in proptest::bool::ANY) {
         let now = Instant::now();
         let mut session = Session::new(now, Arc::new(config(StartTls::Never)), None);
         let (mut input, mut begun, mut sent, mut reports) = (BytesMut::new(), false, false, 0);
-        let pieces = pieces.iter().map(Some).chain([None]);
+        let (mut heard, to) = (0, many());
+        let to: Vec<_> = to.iter().map(String::as_str).collect();
+        let pieces = std::iter::once(&start).chain(&pieces);
+        let pieces = pieces.map(Some).chain([None]);
         for piece in pieces {
             match piece {
-                Some(piece) => input.extend_from_slice(piece.as_bytes()),
+                Some(piece) => {
+                    input.extend_from_slice(piece.as_bytes());
+                    heard += piece.matches('\n').count();
+                }
                 None => session.end_of_input(now),
             }
             loop {
-                match session.poll(now, &mut input) {
+                let output = session.poll(now, &mut input);
+                let requests = session.requests();
+                // What is not taken away grows by no more than a command for each reply.
+                let bound = REQUESTS_MAX + if drained { 0 } else { COMMAND_MAX * heard };
+                proptest::prop_assert!(requests.len() <= bound, "{} octets", requests.len());
+                if drained {
+                    requests.clear();
+                }
+                match output {
                     Output::Ready if !begun => {
-                        session.begin(now, transaction(&["c@d.test"]));
+                        session.begin(now, transaction(&to));
                         begun = true;
                     }
                     Output::Body if sent => session.body_end(now),

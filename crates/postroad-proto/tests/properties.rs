@@ -66,6 +66,14 @@ fn dialogue(pieces: std::ops::Range<usize>) -> impl Strategy<Value = Vec<u8>> {
         .prop_map(|(start, pieces)| [start, &pieces.concat()].concat())
 }
 
+/// What a client may say to PLAIN or LOGIN, and what none should.
+fn response() -> impl Strategy<Value = Vec<u8>> {
+    prop_oneof![
+        "[a-z]{0,2}\u{0}?[a-z\u{fc}]{0,3}\u{0}?[a-z]{0,3}\u{0}?".prop_map(String::into_bytes),
+        vec(any::<u8>(), 0..20),
+    ]
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1000))]
 
@@ -81,6 +89,16 @@ proptest! {
     #[test]
     fn commands_never_panic(line in vec(any::<u8>(), 0..200)) {
         postroad_proto::fuzz::command(&line);
+    }
+
+    #[test]
+    fn sasl_exchanges_keep_their_contract(
+        responses in vec(response(), 0..5),
+        challenges in vec(vec(any::<u8>(), 0..20), 0..5),
+    ) {
+        let responses: Vec<_> = responses.iter().map(Vec::as_slice).collect();
+        let challenges: Vec<_> = challenges.iter().map(Vec::as_slice).collect();
+        postroad_proto::fuzz::sasl(&responses, &challenges);
     }
 
     #[test]

@@ -12,10 +12,12 @@
 mod kit;
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use kit::{Player, Settings, unescape};
 use postroad_mail::replies;
+use postroad_proto::command::{Command, Verb};
 
 /// Rows that a role's answers or the driver bring, never the session of itself; those that a
 /// transcript shows are shown as such an answer.
@@ -182,24 +184,47 @@ fn as_they_stand() {
     );
 }
 
+/// What comes in one write with STARTTLS is thrown away, and what comes after it is not: where
+/// something stands behind STARTTLS, the places between the two, counted over all the client's
+/// octets, are those where a cut matters, by design.
+fn behind_starttls(transcript: &Transcript) -> Vec<Range<usize>> {
+    const STARTTLS: &[u8] = b"STARTTLS\r\n";
+    let mut start = 0;
+    let mut ranges = Vec::new();
+    for act in &transcript.acts {
+        let Act::Send(_, octets) = act else { continue };
+        let found = octets.windows(STARTTLS.len()).position(|w| w == STARTTLS);
+        if let Some(at) = found {
+            ranges.push(start + at + STARTTLS.len()..start + octets.len());
+        }
+        start += octets.len();
+    }
+    ranges.retain(|range| !range.is_empty());
+    ranges
+}
+
 #[test]
 fn however_the_input_is_cut() {
+    let mut over_starttls = 0;
     for path in files() {
         let transcript = parse(&std::fs::read_to_string(&path).unwrap());
-        // What is thrown away at STARTTLS depends on when it comes, by design: those with
-        // something behind STARTTLS in one write are left out.
-        let injects = |act: &Act| matches!(act, Act::Send(line, _) if line.contains("STARTTLS") && line.contains("C+:"));
-        if transcript.acts.iter().any(injects) {
-            continue;
-        }
+        let whole = behind_starttls(&transcript);
+        let matters = |at: usize| whole.iter().any(|range| range.contains(&at));
+        over_starttls += whole.len();
         let (_, straight) = play_straight(&transcript);
         let same = |cut: Player, how: String| {
             assert_eq!(cut.log, straight.log, "{} {how}", path.display());
             assert_eq!(cut.messages, straight.messages, "{} {how}", path.display());
         };
+        let mut at = 0;
         let single = play_cut(&transcript, |player, octets| {
+            let mut piece = Vec::new();
             for octet in octets {
-                player.send(&[*octet]);
+                piece.push(*octet);
+                at += 1;
+                if !matters(at) {
+                    player.send(&std::mem::take(&mut piece));
+                }
             }
         });
         same(single, "octet by octet".to_owned());
@@ -212,7 +237,8 @@ fn however_the_input_is_cut() {
             })
             .collect::<Vec<_>>()
             .concat();
-        for at in (0..=sent.len()).filter(|&at| !within_filling(&sent, at)) {
+        let places = (0..=sent.len()).filter(|&at| !matters(at) && !within_filling(&sent, at));
+        for at in places {
             let mut before = 0;
             let cut = play_cut(&transcript, |player, octets| {
                 let (a, b) = octets.split_at(at.saturating_sub(before).min(octets.len()));
@@ -223,6 +249,10 @@ fn however_the_input_is_cut() {
             same(cut, format!("cut at {at}"));
         }
     }
+    assert!(
+        over_starttls > 0,
+        "no transcript has anything behind STARTTLS"
+    );
 }
 
 /// Whether a place is deep inside a run of one octet, over and over: all such places are alike,
@@ -276,4 +306,40 @@ fn every_reply_of_the_session_is_shown() {
         }
     }
     assert!(missing.is_empty(), "no transcript shows {missing:?}");
+}
+
+/// Each verb, as a line that the session has answered and knew: no line of content, no 500.
+#[test]
+fn every_command_is_shown_on_both_services() {
+    for service in ["relay", "submission"] {
+        let mut shown = BTreeSet::new();
+        for path in files() {
+            let text = std::fs::read_to_string(&path).unwrap();
+            let settings = text.lines().next().unwrap();
+            if settings.split(' ').nth(1) != Some(service) {
+                continue;
+            }
+            for (line, next) in text.lines().zip(text.lines().skip(1)) {
+                let command = line
+                    .strip_prefix("C: ")
+                    .and_then(|line| Command::parse(line.as_bytes()));
+                let answered = next.starts_with("? ") || next.starts_with("S: ");
+                if let Some(command) = command
+                    && answered
+                    && !next.starts_with("S: 500")
+                {
+                    shown.insert(command.verb.name());
+                }
+            }
+        }
+        let missing: Vec<_> = Verb::ALL
+            .iter()
+            .map(|verb| verb.name())
+            .filter(|name| !shown.contains(name))
+            .collect();
+        assert!(
+            missing.is_empty(),
+            "no {service} transcript shows {missing:?}"
+        );
+    }
 }

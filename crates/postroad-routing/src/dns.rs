@@ -194,13 +194,7 @@ impl DnsResolver {
             Err(nothing) => return Err(refusal(domain, nothing)),
         };
         let records = records.into_iter().filter_map(|data| match data {
-            RData::MX(mx) => Some((
-                mx.preference,
-                mx.exchange
-                    .to_ascii()
-                    .trim_end_matches('.')
-                    .to_ascii_lowercase(),
-            )),
+            RData::MX(mx) => Some((mx.preference, canonical(&mx.exchange.to_ascii()))),
             _ => None,
         });
         let MxSet::Hosts(names) = order(records.collect(), seed) else {
@@ -334,6 +328,13 @@ impl MxLookup for DnsResolver {
     ) -> BoxFuture<'a, Result<HopPlan, PlanError>> {
         Box::pin(self.one(name, port))
     }
+}
+
+/// A host's name as [`Domain`] has it; as it is, where none can have it: the root of a null MX.
+fn canonical(name: &str) -> String {
+    let name = name.trim_end_matches('.');
+    let domain = name.parse::<Domain>();
+    domain.map_or_else(|_| name.to_owned(), |domain| domain.ascii().to_owned())
 }
 
 /// A literal is its own host.

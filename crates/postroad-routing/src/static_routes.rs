@@ -36,22 +36,35 @@ pub enum Pattern {
     Local(String),
 }
 
+/// What a pattern may be.
+const FORMS: &str = "`*`, `example.org` or `*@example.org`, `*.example.org` or `*@*.example.org`, `user@example.org`, `user@*` or `<>`";
+
 /// Not a pattern.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "`{0}` is no pattern; expected `*`, `*@example.org`, `*@*.example.org`, `user@example.org`, `user@*` or `<>`"
-)]
-pub struct PatternError(String);
+#[non_exhaustive]
+pub enum PatternError {
+    /// None of the forms.
+    #[error("`{0}` is no pattern; expected {FORMS}")]
+    Form(String),
+    /// A `*` that would be taken for the character itself.
+    #[error("`{0}`: a `*` stands for a whole local part, not for some of one; expected {FORMS}")]
+    Star(String),
+}
 
 impl FromStr for Pattern {
     type Err = PatternError;
 
     fn from_str(s: &str) -> Result<Self, PatternError> {
-        let wrong = || PatternError(s.to_owned());
+        let wrong = || PatternError::Form(s.to_owned());
         match s {
             "*" | "*@*" => return Ok(Self::Any),
             "<>" => return Ok(Self::Null),
             _ => {}
+        }
+        // It could be part of an address, but hardly anybody means that; who does can quote it.
+        let local = s.rsplit_once('@').map_or("", |(local, _)| local);
+        if local != "*" && local.contains('*') && !local.starts_with('"') {
+            return Err(PatternError::Star(s.to_owned()));
         }
         if let Some(local) = s.strip_suffix("@*") {
             let valid = format!("{local}@example.org")
@@ -140,7 +153,7 @@ pub enum ViaError {
     Host(String),
     /// The enhanced code does not fit.
     #[error(
-        "`{0}`: reject takes an enhanced code 5.x.y and defer one 4.x.y, as in `reject 5.1.1 no such user`"
+        "`{0}`: reject takes an enhanced code 5.x.y and defer one 4.x.y before its text, as in `reject 5.1.1 no such user`"
     )]
     Code(String),
     /// A path that is not absolute, or would leave its directory.
@@ -218,9 +231,11 @@ fn reply(whole: &str, class: Class, rest: &str) -> Result<Reply, ViaError> {
     let (first, text) = rest.split_once(' ').unwrap_or((rest, ""));
     let (enhanced, text) = match first.parse::<EnhancedCode>() {
         Ok(enhanced) if enhanced.class == class => (enhanced, text),
+        // Also "550", and a text without a code: it would be sent as it is, in front of ours.
         Ok(_) => return Err(wrong()),
-        Err(_) if class == Class::Permanent => (EnhancedCode::permanent(7, 1), rest),
-        Err(_) => (EnhancedCode::transient(7, 1), rest),
+        Err(_) if !rest.is_empty() => return Err(wrong()),
+        Err(_) if class == Class::Permanent => (EnhancedCode::permanent(7, 1), ""),
+        Err(_) => (EnhancedCode::transient(7, 1), ""),
     };
     let (code, default) = match class {
         Class::Permanent => (550, "Rejected by a route"),
@@ -392,9 +407,18 @@ mod tests {
                 "{pattern:?}"
             );
         }
-        for bad in ["", "a b", "*@", "@b", "a@@b", "*@*.", "x*@b"] {
-            assert!(bad.parse::<Pattern>().is_err() || bad == "x*@b", "{bad}");
+        for bad in ["", "a b", "*@", "@b", "a@@b", "*@*.", "*.*.b", "*@a*.b"] {
+            assert!(bad.parse::<Pattern>().is_err(), "{bad}");
         }
+        for part in ["x*@b", "*x@b", "sales-*@example.org", "x*@*", "**@b"] {
+            let error = part.parse::<Pattern>().unwrap_err().to_string();
+            assert!(
+                error.contains("a whole local part") && error.contains("`*@example.org`"),
+                "{error}"
+            );
+        }
+        let quoted: Pattern = "\"x*\"@b".parse().unwrap();
+        assert!(quoted.matches(&"x*@b".parse().unwrap()));
     }
 
     #[test]
@@ -413,7 +437,8 @@ mod tests {
         };
         assert_eq!(shown("reject 5.1.1 no such user"), "550 5.1.1 no such user");
         assert_eq!(shown("reject"), "550 5.7.1 Rejected by a route");
-        assert_eq!(shown("defer come back"), "451 4.7.1 come back");
+        assert_eq!(shown("defer"), "451 4.7.1 Deferred by a route");
+        assert_eq!(shown("defer 4.2.0 come back"), "451 4.2.0 come back");
         for bad in [
             "",
             "mix",
@@ -424,6 +449,9 @@ mod tests {
             "smtp://a b",
             "reject 4.1.1 x",
             "defer 5.1.1 x",
+            "defer come back",
+            "reject 550 5.1.1 x",
+            "reject no such user",
             "maildir:rel",
             "maildir:/a/{user}",
             "lmtp://a:24",

@@ -1,6 +1,8 @@
 //! The queue as an operator sees it: of a running service over its admin socket, of a stopped
 //! one directly.
 
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -8,6 +10,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
+use nix::unistd::{Uid, User};
 use postroad_net::clock;
 use postroad_queue::{Filter, Listed, Operation, QueueId, Store, StoreError};
 use serde::Serialize;
@@ -71,8 +74,9 @@ impl Queue {
     /// Where it can be had neither way.
     pub async fn of(config: &Config) -> Result<Self, QueueError> {
         let socket = config.admin_socket();
-        if UnixStream::connect(&socket).await.is_ok() {
-            return Ok(Self::Running(socket));
+        match UnixStream::connect(&socket).await {
+            Ok(_) => return Ok(Self::Running(socket)),
+            Err(error) => nobody_answers(&socket, &error)?,
         }
         if config.queue.store == StoreKind::Memory {
             return Err(QueueError::Gone);
@@ -153,9 +157,9 @@ impl Queue {
     pub async fn body(
         &self,
         id: QueueId,
-        mut take: impl FnMut(&[u8]) -> std::io::Result<()>,
+        mut take: impl FnMut(&[u8]) -> io::Result<()>,
     ) -> Result<(), QueueError> {
-        let taken = |error: std::io::Error| QueueError::Refused(error.to_string());
+        let taken = |error: io::Error| QueueError::Refused(error.to_string());
         match self {
             Self::Running(socket) => {
                 let mut body = send(
@@ -201,6 +205,29 @@ fn failed(socket: &Path, error: impl std::fmt::Display) -> QueueError {
     QueueError::Socket {
         socket: socket.to_owned(),
         detail: error.to_string(),
+    }
+}
+
+/// Whether that is because no service runs. Where one may run, its queue must be left alone.
+fn nobody_answers(socket: &Path, error: &io::Error) -> Result<(), QueueError> {
+    match error.kind() {
+        io::ErrorKind::NotFound
+        | io::ErrorKind::NotADirectory
+        | io::ErrorKind::ConnectionRefused => Ok(()),
+        io::ErrorKind::PermissionDenied => {
+            let owner = std::fs::metadata(socket)
+                .ok()
+                .and_then(|file| User::from_uid(Uid::from_raw(file.uid())).ok()?)
+                .map_or_else(
+                    || "the service's user".to_owned(),
+                    |user| format!("{0}, as in `sudo -u {0} postroad queue list`", user.name),
+                );
+            Err(QueueError::Refused(format!(
+                "{} may be used by the service's user only: run this as {owner}",
+                socket.display()
+            )))
+        }
+        _ => Err(failed(socket, error)),
     }
 }
 
@@ -264,4 +291,36 @@ async fn send(
     } else {
         text
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_socket_of_another_is_no_stopped_service() {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("admin.sock");
+        let said = |kind: io::ErrorKind| nobody_answers(&socket, &kind.into());
+        assert!(said(io::ErrorKind::NotFound).is_ok());
+        assert!(said(io::ErrorKind::ConnectionRefused).is_ok());
+        let refused = said(io::ErrorKind::PermissionDenied).unwrap_err();
+        let refused = refused.to_string();
+        assert!(
+            refused.ends_with("run this as the service's user"),
+            "{refused}"
+        );
+        std::fs::write(&socket, "").unwrap();
+        let user = User::from_uid(nix::unistd::geteuid())
+            .unwrap()
+            .unwrap()
+            .name;
+        let refused = said(io::ErrorKind::PermissionDenied).unwrap_err();
+        let refused = refused.to_string();
+        assert!(
+            refused.contains(&format!("`sudo -u {user} postroad queue list`")),
+            "{refused}"
+        );
+        assert!(said(io::ErrorKind::WouldBlock).is_err());
+    }
 }

@@ -63,7 +63,19 @@ pub(crate) fn filter(text: &str) -> Result<EnvFilter, FilterError> {
             LEVELS.join(", ")
         )));
     }
-    EnvFilter::try_new(text).map_err(|error| wrong(error.to_string()))
+    let quiet = quiet(text);
+    EnvFilter::try_new(format!("{text}{quiet}")).map_err(|error| wrong(error.to_string()))
+}
+
+/// Whoever asks for `debug` wants ours, not every page that the index reads, or every TLS record.
+fn quiet(text: &str) -> String {
+    const LOUD: [&str; 2] = ["sled", "rustls"];
+    let parts = || text.split(',').map(str::trim);
+    let more_than_warnings =
+        parts().any(|part| ["info", "debug", "trace"].contains(&&*part.to_ascii_lowercase()));
+    LOUD.into_iter()
+        .filter(|name| more_than_warnings && !parts().any(|part| part.starts_with(name)))
+        .fold(String::new(), |quiet, name| quiet + "," + name + "=warn")
 }
 
 #[cfg(test)]
@@ -83,6 +95,22 @@ mod tests {
             ("", false),
         ] {
             assert_eq!(filter(text).is_ok(), good, "{text}");
+        }
+    }
+
+    #[test]
+    fn libraries_are_quiet_unless_named() {
+        for (text, added) in [
+            ("debug", ",sled=warn,rustls=warn"),
+            ("INFO,postroad_mta=debug", ",sled=warn,rustls=warn"),
+            ("trace,rustls=debug", ",sled=warn"),
+            ("debug,sled::pagecache=trace,rustls=info", ""),
+            ("warn", ""),
+            ("off", ""),
+            ("postroad_mta=debug", ""),
+        ] {
+            assert_eq!(quiet(text), added, "{text}");
+            assert!(filter(text).is_ok(), "{text}");
         }
     }
 }

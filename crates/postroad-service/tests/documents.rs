@@ -56,7 +56,7 @@ fn every_unit_starts_a_program_that_there_is() {
             fs::read_to_string(top().join(format!("deploy/systemd/{name}.service"))).unwrap();
         let start = unit
             .lines()
-            .find_map(|line| line.strip_prefix("ExecStart=/usr/bin/"))
+            .find_map(|line| line.strip_prefix("ExecStart=/usr/local/bin/"))
             .unwrap();
         assert_eq!(start.split(' ').next(), Some(name));
         let config = start.rsplit('/').next().unwrap();
@@ -125,6 +125,56 @@ fn users_exist(users: &str, user: &str, group: &str) {
             .lines()
             .any(|line| line == format!("m {user} postroad"));
     assert!(reads, "{user}");
+}
+
+/// Whoever copies the README's lines gets two services that work.
+#[test]
+fn the_readme_names_units_users_and_files_as_they_are() {
+    let readme = fs::read_to_string(top().join("README.md")).unwrap();
+    let set_up = readme.split("## Two services").nth(1).unwrap();
+    let set_up = set_up.split("\n## ").next().unwrap();
+    let users = fs::read_to_string(top().join("deploy/sysusers.d/postroad.conf")).unwrap();
+    for service in ["submission", "relay"] {
+        assert!(set_up.contains(&format!("--config /etc/postroad/{service}.toml")));
+        let user = format!("postroad-{service}");
+        users_exist(&users, &user, &user);
+    }
+    for line in set_up
+        .lines()
+        .filter(|line| line.contains("postroad queue "))
+    {
+        let service = line
+            .strip_prefix("sudo -u postroad-")
+            .and_then(|rest| rest.split(' ').next())
+            .unwrap_or_else(|| panic!("{line}"));
+        assert!(
+            line.ends_with(&format!("--config /etc/postroad/{service}.toml")),
+            "{line}"
+        );
+    }
+    assert!(
+        set_up.contains(" /usr/local/bin/\n"),
+        "where the units look"
+    );
+}
+
+/// The page on the users file shows one that is taken.
+#[test]
+fn the_users_file_is_as_the_page_has_it() {
+    let page = fs::read_to_string(top().join("docs/users.md")).unwrap();
+    let example = page.split("```toml\n").nth(1).unwrap();
+    let example = example.split("```").next().unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("users.toml");
+    postroad_msa::add_user(&file, "x", "x").unwrap();
+    let made = fs::read_to_string(&file).unwrap();
+    let hash = made.split('"').nth(1).unwrap();
+    let shown = "$argon2id$v=19$m=19456,t=2,p=1$…";
+    assert!(hash.starts_with(shown.trim_end_matches('…')), "{hash}");
+    fs::write(&file, example.replace(shown, hash)).unwrap();
+    let users = postroad_msa::list_users(&file).unwrap();
+    assert_eq!(users["alice@example.org"].addresses.len(), 2);
+    assert!(users["backup"].disabled);
 }
 
 #[test]

@@ -12,7 +12,7 @@ use postroad_service::{Service, exit_status, telemetry, with_causes};
 #[command(
     name = "postroad-submission",
     version,
-    after_help = "Example:\n  postroad-submission --config /etc/postroad/submission.toml\n\nSIGHUP reads the configuration again; SIGTERM finishes what is under way and\nstops, a second one stops at once. The exit status is 2 where the configuration is wrong, else 1."
+    after_help = "Example:\n  postroad-submission --config /etc/postroad/submission.toml\n\nSIGHUP reads the configuration again; SIGTERM finishes what is under way and\nstops, a second one, a second or more later, stops at once. The exit status is 2 where the configuration is wrong, else 1."
 )]
 struct Arguments {
     /// The configuration

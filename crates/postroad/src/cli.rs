@@ -19,7 +19,7 @@ pub(crate) struct Arguments {
 pub(crate) enum Command {
     /// Run submission and relay in one process
     #[command(
-        after_help = "SIGHUP reads the configuration again; SIGTERM finishes what is under way and stops, a second one stops at\nonce. The exit status is 2 where the configuration is wrong, else 1."
+        after_help = "SIGHUP reads the configuration again; SIGTERM finishes what is under way and stops, a second one,\nafter a second or more, stops at once. The exit status is 2 where the configuration is wrong, else 1."
     )]
     Run {
         /// The configuration
@@ -36,13 +36,8 @@ pub(crate) enum Command {
         #[arg(long, default_value = "postroad-dev")]
         dir: PathBuf,
         /// Ports of relay, submission, submission over TLS, and HTTP; 0 lets the system choose
-        #[arg(
-            long,
-            value_delimiter = ',',
-            num_args = 1,
-            default_value = "2525,2587,2465,8025"
-        )]
-        ports: Vec<u16>,
+        #[arg(long, value_parser = ports, default_value = "2525,2587,2465,8025")]
+        ports: Ports,
     },
     /// Validate the configuration and all it names; exit 0 or 1
     Check {
@@ -56,7 +51,7 @@ pub(crate) enum Command {
     },
     /// Look into the queue, and change it
     #[command(
-        after_help = "Talks to the running service over its admin socket; opens the queue itself where none runs: then run it as\nthe service's user, as in `sudo -u postroad postroad queue list`.\n\nExamples:\n  postroad queue list --json\n  postroad queue show 06a1x…\n  postroad queue retry --domain example.org\n  postroad queue delete --from spammer@example.org"
+        after_help = "Talks to the running service over its admin socket; opens the queue itself where none runs: then run it as\nthe service's user, as in `sudo -u postroad postroad queue list`.\n\nExamples:\n  postroad queue list --json\n  postroad queue show 01jdk7e2m8qv3tw5xyz9abcdef\n  postroad queue retry --domain example.org\n  postroad queue delete --from spammer@example.org"
     )]
     Queue {
         #[command(subcommand)]
@@ -72,7 +67,7 @@ pub(crate) enum Command {
     },
     /// Add, change, remove and list users of a users file
     #[command(
-        after_help = "A file that is changed keeps its owner, group and mode. A new one gets the group of its directory, which\nmay read it (mode 0640); where that is only your own group, you alone may (0600)."
+        after_help = "A running service notices the change within a second, at the next login; who is logged in then stays so\nuntil the connection ends.\n\nA file that is changed keeps its owner, group and mode. A new one gets the group of its directory, which\nmay read it (mode 0640); where that is only your own group, you alone may (0600)."
     )]
     User {
         #[command(subcommand)]
@@ -99,14 +94,16 @@ pub(crate) enum Command {
     },
 }
 
-pub(crate) fn ports(given: &[u16]) -> Ports {
-    let default = Ports::default();
-    let port = |n: usize, default: u16| given.get(n).copied().unwrap_or(default);
-    Ports {
-        relay: port(0, default.relay),
-        submission: port(1, default.submission),
-        submissions: port(2, default.submissions),
-        http: port(3, default.http),
+fn ports(text: &str) -> Result<Ports, String> {
+    let numbers: Result<Vec<u16>, _> = text.split(',').map(|port| port.trim().parse()).collect();
+    match numbers.as_deref() {
+        Ok(&[relay, submission, submissions, http]) => Ok(Ports {
+            relay,
+            submission,
+            submissions,
+            http,
+        }),
+        _ => Err("expected four numbers up to 65535, for relay, submission, submission over TLS, and HTTP, as in 2525,2587,2465,8025".to_owned()),
     }
 }
 

@@ -35,7 +35,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
             telemetry::start(&loaded.config.log)?;
             Service::new(loaded).run_until_signal().await?;
         }
-        Command::Dev { dir, ports } => dev::run(&dir, cli::ports(&ports)).await?,
+        Command::Dev { dir, ports } => dev::run(&dir, ports).await?,
         Command::Check { config } => {
             let findings = match config::load(&config) {
                 Ok(loaded) => config::check(&loaded).await,

@@ -51,7 +51,7 @@ async fn carry_out(order: QueueOrder, queue: &Queue) -> anyhow::Result<()> {
         }
         QueueOrder::Hold(which) => operate(queue, Operation::Hold, which, "held").await?,
         QueueOrder::Release(which) => operate(queue, Operation::Release, which, "released").await?,
-        QueueOrder::Retry(which) => operate(queue, Operation::Retry, which, "due now").await?,
+        QueueOrder::Retry(which) => retry(queue, which).await?,
         QueueOrder::Delete(which) => operate(queue, Operation::Remove, which, "removed").await?,
         QueueOrder::Stats { json } => stats(queue, json).await?,
     }
@@ -74,6 +74,38 @@ async fn operate(
     let filter = named(which)?;
     let messages = queue.operate(operation, &filter).await?;
     line(format_args!("{messages} {done}"))?;
+    some(messages, &filter)
+}
+
+/// Held ones are counted apart: they are not tried until they are released.
+async fn retry(queue: &Queue, which: Which) -> anyhow::Result<()> {
+    let filter = named(which)?;
+    let only_held = Filter {
+        held: Some(true),
+        ..filter.clone()
+    };
+    let mut held = 0;
+    each(queue, &only_held, |_| {
+        held += 1;
+        Ok(())
+    })
+    .await?;
+    let messages = queue.operate(Operation::Retry, &filter).await?;
+    line(format_args!("{}", retried(messages, held)))?;
+    some(messages, &filter)
+}
+
+fn retried(messages: u64, held: u64) -> String {
+    let due = messages.saturating_sub(held);
+    match held {
+        0 => format!("{due} due now"),
+        _ => format!(
+            "{due} due now; {held} held, not tried until released (`postroad queue release`)"
+        ),
+    }
+}
+
+fn some(messages: u64, filter: &Filter) -> anyhow::Result<()> {
     if messages == 0 && !filter.ids.is_empty() {
         bail!("no message of that id is in the queue");
     }
@@ -148,12 +180,23 @@ fn brief(message: &Listed) -> std::io::Result<()> {
             .last
             .as_ref()
             .map_or_else(String::new, |last| format!("  {}", last.reply));
+        let next = recipient
+            .due
+            .map_or_else(String::new, |due| format!("  next {}", date(due)));
         line(format_args!(
-            "    to <{}>  {} attempts{last}",
-            recipient.address, recipient.attempts
+            "    to <{}>  {}{next}{last}",
+            recipient.address,
+            attempts(recipient.attempts)
         ))?;
     }
     Ok(())
+}
+
+fn attempts(number: impl Into<u64>) -> String {
+    match number.into() {
+        1 => "1 attempt".to_owned(),
+        number => format!("{number} attempts"),
+    }
 }
 
 fn whole(message: &Listed) -> std::io::Result<()> {
@@ -176,8 +219,10 @@ fn whole(message: &Listed) -> std::io::Result<()> {
     ))?;
     for recipient in &message.recipients {
         line(format_args!(
-            "Recipient   <{}>: {:?}, {} attempts",
-            recipient.address, recipient.state, recipient.attempts
+            "Recipient   <{}>: {:?}, {}",
+            recipient.address,
+            recipient.state,
+            attempts(recipient.attempts)
         ))?;
         if let Some(due) = recipient.due {
             line(format_args!("  next      {}", date(due)))?;
@@ -225,4 +270,17 @@ async fn stats(queue: &Queue, json: bool) -> anyhow::Result<()> {
         ))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_in_words() {
+        assert_eq!(attempts(0_u32), "0 attempts");
+        assert_eq!(attempts(1_u32), "1 attempt");
+        assert_eq!(retried(3, 0), "3 due now");
+        assert!(retried(3, 1).starts_with("2 due now; 1 held, not tried until released"));
+    }
 }

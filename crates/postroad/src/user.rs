@@ -9,6 +9,16 @@ use crate::output::line;
 pub(crate) fn run(order: UserOrder) -> anyhow::Result<()> {
     match order {
         UserOrder::Add(arguments) => {
+            // Said before a password is asked for.
+            let directory = arguments.file.parent();
+            if let Some(directory) = directory.filter(|d| !d.as_os_str().is_empty())
+                && !directory.is_dir()
+            {
+                bail!(
+                    "there is no directory {}; make it, or name another file with --file",
+                    directory.display()
+                );
+            }
             if let Ok(users) = list_users(&arguments.file)
                 && users.contains_key(&arguments.name)
             {

@@ -246,7 +246,76 @@ fn a_second_signal_ends_it_at_once() {
         stopping.contains("STOPPING=1") && stopping.contains("EXTEND_TIMEOUT_USEC=75000000"),
         "{stopping}"
     );
+    // A repetition is the same order; a second later it is another.
+    kill(pid, Signal::SIGTERM).unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(1200));
+    assert!(service.try_wait().unwrap().is_none());
     kill(pid, Signal::SIGTERM).unwrap();
     wait_for("stopped at once");
     assert!(service.wait().unwrap().success());
+}
+
+#[test]
+fn what_is_given_wrongly_is_named() {
+    let site = Site::new();
+    for ports in ["2525", "1,2,3", "1,2,3,4,5", "1,2,3,x", "1,2,3,70000"] {
+        let (status, text) = site.run(&["dev", "--ports", ports]);
+        assert_eq!(status, Some(2), "{text}");
+        assert!(text.contains("expected four numbers"), "{text}");
+    }
+    let (status, text) = site.run(&["user", "add", "alice", "--file", "none/users.toml"]);
+    assert_eq!(status, Some(1), "{text}");
+    assert!(text.contains("there is no directory none;"), "{text}");
+}
+
+#[test]
+fn the_help_shows_an_id_as_they_are() {
+    let (status, text) = Site::new().run(&["queue", "--help"]);
+    assert_eq!(status, Some(0), "{text}");
+    let id = text.split("postroad queue show ").nth(1).unwrap();
+    let id = id.lines().next().unwrap();
+    assert!(id.parse::<postroad_queue::QueueId>().is_ok(), "{id}");
+}
+
+#[test]
+fn a_held_message_is_not_said_to_be_due() {
+    let site = Site::new();
+    site.write("main.toml", GOOD);
+    let order = |order: &[&str]| {
+        let (status, text) = site.run(&[&["queue"], order, &["--config", "main.toml"]].concat());
+        assert_eq!(status, Some(0), "{text}");
+        text
+    };
+    queue_one(&site.path("main.toml"));
+    let listed = order(&["list"]);
+    assert!(listed.contains("0 attempts  next "), "{listed}");
+    assert_eq!(order(&["retry", "--all"]), "1 due now\n");
+    assert_eq!(order(&["hold", "--all"]), "1 held\n");
+    let retried = order(&["retry", "--all"]);
+    assert!(
+        retried.starts_with("0 due now; 1 held, not tried until released"),
+        "{retried}"
+    );
+    assert_eq!(order(&["release", "--all"]), "1 released\n");
+    assert_eq!(order(&["retry", "--all"]), "1 due now\n");
+}
+
+/// A message in the queue of a configuration, while no service runs.
+fn queue_one(config: &Path) {
+    let config = postroad_service::config::load(config).unwrap().config;
+    let queue = async {
+        let store = postroad_service::open_store(&config).await.unwrap();
+        let now = postroad_mail::Timestamp::from_millis(1_700_000_000_000);
+        let recipient = postroad_mail::Recipient::new("bob@b.test".parse().unwrap());
+        let draft = postroad_queue::Draft {
+            envelope: postroad_mail::Envelope::new("<a@b.test>".parse().unwrap(), recipient),
+            origin: postroad_mail::Origin::default(),
+            head: "Subject: x\r\n\r\n".into(),
+            lanes: vec![postroad_queue::Lane::new("b.test")],
+        };
+        let incoming = store.begin(now).unwrap();
+        incoming.commit(now, draft).await.unwrap();
+        store.close().await.unwrap();
+    };
+    tokio::runtime::Runtime::new().unwrap().block_on(queue);
 }

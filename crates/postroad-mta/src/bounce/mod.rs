@@ -11,7 +11,7 @@ use postroad_message::dsn::{self, Action, RecipientReport, Report};
 use postroad_queue::{Claimed, Content, Draft, Notice, Outcome};
 use tracing::{error, warn};
 
-use crate::outbound::{OutboundConfig, Settings, lanes};
+use crate::outbound::{OutboundConfig, Settings, lanes, replies};
 
 /// Octets of a message read for a notice, at most: a header block larger than this is cut.
 const READ_MAX: usize = 512 << 10;
@@ -251,7 +251,7 @@ impl Reported<'_> {
         let mut one = One {
             recipient: recipient.clone(),
             status: if end.expired {
-                EnhancedCode::permanent(4, 7)
+                replies::EXPIRED
             } else {
                 status(&evidence.reply, action)
             },
@@ -327,6 +327,7 @@ fn status(reply: &Reply, action: Action) -> EnhancedCode {
 mod tests {
     use super::*;
     use postroad_mail::ReplyCode;
+    use postroad_queue::Evidence;
 
     #[test]
     fn the_status_is_of_the_actions_class() {
@@ -345,6 +346,58 @@ mod tests {
             (reply(250, "-"), Action::Relayed, "2.0.0"),
         ] {
             assert_eq!(status(&reply, action).to_string(), shown, "{reply:?}");
+        }
+    }
+
+    /// RFC 3461 sections 4.1 and 5.2: who said nothing hears of failures, and of delays, since we
+    /// choose to tell; NEVER is never; nobody hears of a success who has not asked, nor twice.
+    #[test]
+    fn what_is_told_of_what_has_happened() {
+        let by = |remote| Evidence {
+            at: Timestamp::default(),
+            hop: None,
+            remote_mta: None,
+            reply: replies::DELIVERED,
+            remote,
+            tls: None,
+        };
+        let end = |outcome, hop_notifies| Ended {
+            outcome,
+            expired: false,
+            hop_notifies,
+        };
+        let happened = [
+            ("failed", end(Outcome::Failed(by(true)), false), false),
+            ("failed late", end(Outcome::Failed(by(false)), true), true),
+            ("deferred", end(Outcome::Deferred(by(true)), false), false),
+            ("late", end(Outcome::Deferred(by(true)), true), true),
+            ("local", end(Outcome::Delivered(by(false)), false), false),
+            ("relayed", end(Outcome::Delivered(by(true)), false), false),
+            ("hop tells", end(Outcome::Delivered(by(true)), true), true),
+        ];
+        for (notify, told) in [
+            ("", "failed failed - delayed - - -"),
+            ("NEVER", "- - - - - - -"),
+            ("SUCCESS", "- - - - delivered relayed -"),
+            ("FAILURE", "failed failed - - - - -"),
+            ("DELAY", "- - - delayed - - -"),
+            ("SUCCESS,FAILURE", "failed failed - - delivered relayed -"),
+            ("SUCCESS,DELAY", "- - - delayed delivered relayed -"),
+            ("FAILURE,DELAY", "failed failed - delayed - - -"),
+            (
+                "SUCCESS,FAILURE,DELAY",
+                "failed failed - delayed delivered relayed -",
+            ),
+        ] {
+            let mut recipient = Recipient::new("bob@far.test".parse().unwrap());
+            recipient.notify = (!notify.is_empty()).then(|| notify.parse().unwrap());
+            let told: Vec<_> = told.split(' ').collect();
+            assert_eq!(told.len(), happened.len(), "{notify}");
+            for ((what, end, late), told) in happened.iter().zip(told) {
+                let action = action(end, recipient.notify(), *late);
+                let name = action.map_or("-", Action::name);
+                assert_eq!(name, told, "NOTIFY={notify}: {what}");
+            }
         }
     }
 }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use postroad_mail::{EnhancedCode, Recipient, Reply, escape_peer_text};
+use postroad_mail::{Recipient, escape_peer_text};
 use postroad_net::client::{ConnectError, Connection, Target};
 use postroad_net::clock;
 use postroad_proto::client::{Config, RecipientResult, StartTls, Transaction};
@@ -17,7 +17,7 @@ use super::budget::Budget;
 use super::classify::{self, Classified, Hop};
 use super::content::Pieces;
 use super::pool::Key;
-use super::{Outbound, Settings};
+use super::{Outbound, Settings, replies};
 
 /// Recipients in one transaction, at most: what every server takes (RFC 5321 section 4.5.3.1.8).
 const RECIPIENTS_MAX: usize = 100;
@@ -292,13 +292,8 @@ impl Outbound {
 
     /// Our own fault, which no other host can mend.
     fn unread(&self) -> Classified {
-        let reply = Reply::row(
-            451,
-            EnhancedCode::transient(3, 0),
-            "The message cannot be read from the queue now",
-        );
         Classified {
-            outcome: Outcome::Deferred(self.own(reply)),
+            outcome: Outcome::Deferred(self.own(replies::UNREADABLE)),
             try_next: false,
         }
     }

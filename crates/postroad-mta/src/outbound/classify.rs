@@ -20,6 +20,8 @@ use postroad_net::client::ConnectError;
 use postroad_proto::client::{Missing, Phase, RecipientResult, SessionError};
 use postroad_queue::{Evidence, Outcome};
 
+use super::replies;
+
 /// What a result means for a recipient.
 #[derive(Clone, Debug)]
 pub(crate) struct Classified {
@@ -81,11 +83,6 @@ pub(crate) fn is_stale(results: &[RecipientResult]) -> bool {
             _ => false,
         }
     })
-}
-
-/// A reply of our own making.
-pub(crate) fn own_reply(code: u16, enhanced: EnhancedCode, text: String) -> Reply {
-    Reply::row(code, enhanced, "").with_text(text)
 }
 
 /// What is kept of a reply's text.
@@ -152,29 +149,17 @@ fn session(error: &SessionError, phase: Phase, hop: &Hop, at: Timestamp) -> Evid
         SessionError::Refused { reply } => hop.evidence(at, reply.clone(), true),
         SessionError::NoStartTls => hop.evidence(
             at,
-            own_reply(
-                454,
-                EnhancedCode::transient(7, 4),
-                format!("{error} by {}", hop.name),
-            ),
+            replies::NO_STARTTLS.with_text(format!("{error} by {}", hop.name)),
             false,
         ),
         SessionError::NoAuth => hop.evidence(
             at,
-            own_reply(
-                454,
-                EnhancedCode::transient(7, 0),
-                format!("{error}: {}", hop.name),
-            ),
+            replies::NO_AUTH.with_text(format!("{error}: {}", hop.name)),
             false,
         ),
         other => hop.evidence(
             at,
-            own_reply(
-                451,
-                EnhancedCode::transient(4, 2),
-                format!("{other} {doing} ({})", hop.name),
-            ),
+            replies::BROKEN.with_text(format!("{other} {doing} ({})", hop.name)),
             false,
         ),
     }
@@ -186,19 +171,12 @@ pub(crate) fn unconnected(error: &ConnectError, hop: &Hop, at: Timestamp) -> Evi
         ConnectError::Session { phase, error, .. } => session(error, *phase, hop, at),
         ConnectError::Tls { detail, .. } => hop.evidence(
             at,
-            own_reply(
-                454,
-                EnhancedCode::transient(7, 5),
-                format!("TLS with {} failed: {detail}", hop.shown),
-            ),
+            replies::TLS_FAILED.with_text(format!("TLS with {} failed: {detail}", hop.shown)),
             false,
         ),
         other => {
-            let mut evidence = hop.evidence(
-                at,
-                own_reply(451, EnhancedCode::transient(4, 1), other.to_string()),
-                false,
-            );
+            let mut evidence =
+                hop.evidence(at, replies::UNCONNECTED.with_text(other.to_string()), false);
             evidence.remote_mta = None;
             evidence
         }
@@ -206,29 +184,20 @@ pub(crate) fn unconnected(error: &ConnectError, hop: &Hop, at: Timestamp) -> Evi
 }
 
 fn unsupported(missing: Missing, host: &str) -> Reply {
-    let (code, enhanced, text) = match missing {
-        Missing::EightBitMime => (
-            554,
-            EnhancedCode::permanent(6, 3),
-            format!("The message holds 8-bit octets, which {host} does not take"),
-        ),
-        Missing::BinaryMime => (
-            554,
-            EnhancedCode::permanent(6, 3),
-            format!("The message is binary, which {host} does not take"),
-        ),
-        Missing::SmtpUtf8 => (
-            553,
-            EnhancedCode::permanent(6, 7),
-            format!("The message needs SMTPUTF8, which {host} does not have"),
-        ),
-        Missing::Size { limit } => (
-            552,
-            EnhancedCode::permanent(3, 4),
-            format!("The message is larger than the {limit} octets that {host} takes"),
-        ),
-    };
-    own_reply(code, enhanced, text)
+    match missing {
+        Missing::EightBitMime => replies::EIGHT_BIT.with_text(format!(
+            "The message holds 8-bit octets, which {host} does not take"
+        )),
+        Missing::BinaryMime => {
+            replies::BINARY.with_text(format!("The message is binary, which {host} does not take"))
+        }
+        Missing::SmtpUtf8 => replies::UTF8.with_text(format!(
+            "The message needs SMTPUTF8, which {host} does not have"
+        )),
+        Missing::Size { limit } => replies::TOO_LARGE.with_text(format!(
+            "The message is larger than the {limit} octets that {host} takes"
+        )),
+    }
 }
 
 #[cfg(test)]
@@ -319,6 +288,35 @@ mod tests {
                 yes,
                 "{phase:?} {reply}"
             );
+        }
+    }
+
+    /// A peer may say as much as its reply may hold; what is kept of each recipient is bounded,
+    /// in octets, and stays text.
+    #[test]
+    fn what_is_kept_of_a_reply_is_bounded() {
+        for (said, kept) in [
+            ("x".repeat(512), 512),
+            ("x".repeat(513), 128),
+            ("x".repeat(100_000), 128),
+            ("\u{1f4ee}".repeat(1000), 512),
+            ("\u{fc}".repeat(256), 512),
+            ("\u{fc}".repeat(257), 256),
+        ] {
+            let hop = Hop {
+                name: "mx".to_owned(),
+                shown: "mx[192.0.2.1]:25".to_owned(),
+                tls: None,
+            };
+            let reply = replies::BINARY.with_text(said.clone());
+            let refused = RecipientResult::Refused {
+                phase: Phase::Rcpt,
+                reply,
+            };
+            let outcome = recipient(refused, &hop, Timestamp::default()).outcome;
+            let text = &outcome.evidence().reply.text;
+            assert_eq!(text.len(), kept);
+            assert!(said.starts_with(&**text));
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use postroad_mail::{Address, EnhancedCode, Recipient};
+use postroad_mail::{Address, Recipient};
 use postroad_message::return_path_header;
 use postroad_net::clock;
 use postroad_queue::{Claimed, Outcome};
@@ -12,9 +12,9 @@ use tracing::{error, warn};
 
 use super::attempt::{Results, Way};
 use super::budget::Budget;
-use super::classify::own_reply;
 use super::content::Pieces;
-use super::{Outbound, Settings, maildir};
+use super::files::Files;
+use super::{Outbound, Settings, maildir, replies};
 
 impl Outbound {
     pub(crate) async fn follow(
@@ -37,24 +37,10 @@ impl Outbound {
                     .await
             }
             Destination::Maildir(directory) => self.maildir(job, directory, recipients).await,
-            Destination::Discard => {
-                let reply = own_reply(
-                    250,
-                    EnhancedCode::success(0, 0),
-                    "Discarded by a route".to_owned(),
-                );
-                all(Outcome::Delivered(self.own(reply)))
-            }
+            Destination::Discard => all(Outcome::Delivered(self.own(replies::DISCARDED))),
             Destination::Reject(reply) => all(Outcome::Failed(self.own(reply.clone()))),
             Destination::Defer(reply) => all(Outcome::Deferred(self.own(reply.clone()))),
-            _ => {
-                let reply = own_reply(
-                    451,
-                    EnhancedCode::transient(3, 5),
-                    "The route leads where this version cannot go".to_owned(),
-                );
-                all(Outcome::Deferred(self.own(reply)))
-            }
+            _ => all(Outcome::Deferred(self.own(replies::UNKNOWN_WAY))),
         }
     }
 
@@ -166,12 +152,7 @@ impl Outbound {
         let recipient = job.message.envelope.recipients().get(index);
         if matches!(error, PlanError::Permanent(_)) && recipient.is_some_and(is_own) {
             error!(queue_id = %job.message.id, recipient = %own, "mail for the postmaster has nowhere to go and waits: set `postmaster` in the configuration, and add a [[route]] for this address to release it");
-            let reply = own_reply(
-                451,
-                EnhancedCode::transient(3, 5),
-                "The postmaster's mailbox is not set up yet".to_owned(),
-            );
-            return Outcome::Deferred(self.own(reply));
+            return Outcome::Deferred(self.own(replies::NO_POSTMASTER));
         }
         self.unplanned(error)
     }
@@ -200,27 +181,18 @@ impl Outbound {
                 return_path_header(&envelope.from)
             );
             let mut pieces = Pieces::new(Arc::clone(&job.content));
-            let delivering = maildir::deliver(directory, &name, &header, &mut pieces);
+            let files = Files::default();
+            let delivering = maildir::deliver(&files, directory, &name, &header, &mut pieces);
             let shown = format!("maildir:{}", directory.display());
             let outcome = match delivering.await {
                 Ok(file) => {
                     self.maildir_delivered(&file, &envelope.from.to_string(), &address.to_string());
-                    let reply = own_reply(
-                        250,
-                        EnhancedCode::success(1, 5),
-                        "Delivered to the mailbox".to_owned(),
-                    );
-                    Outcome::Delivered(self.own_at(shown, reply))
+                    Outcome::Delivered(self.own_at(shown, replies::DELIVERED))
                 }
                 Err(error) => {
                     let unread = pieces.failure();
                     warn!(queue_id = %job.message.id, directory = %directory.display(), %error, unread, "a Maildir delivery failed");
-                    let reply = own_reply(
-                        451,
-                        EnhancedCode::transient(3, 0),
-                        "The mailbox cannot be written now".to_owned(),
-                    );
-                    Outcome::Deferred(self.own_at(shown, reply))
+                    Outcome::Deferred(self.own_at(shown, replies::MAILBOX_FAILED))
                 }
             };
             results.insert(index, (outcome, false));

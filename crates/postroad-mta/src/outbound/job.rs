@@ -3,15 +3,14 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use postroad_mail::{EnhancedCode, Reply, ReversePath, Timestamp, escape_peer_text};
+use postroad_mail::{Reply, ReversePath, Timestamp, escape_peer_text};
 use postroad_queue::{AttemptRecord, Change, Claimed, Evidence, Next, Outcome, StoreError};
 use postroad_routing::{Destination, Route, RouteError, RouteRequest};
 use tracing::{error, info, warn};
 
 use super::attempt::Results;
-use super::classify::own_reply;
 use super::lanes::PATIENCE;
-use super::{Outbound, Settings};
+use super::{Outbound, Settings, replies};
 use crate::bounce::{self, Ended};
 
 /// A pause before a record that failed is tried again: while it is not written, the lease is ours.
@@ -31,14 +30,9 @@ impl Outbound {
         }
         // Whoever has no result would be due again at once, and for ever.
         for &index in &job.recipients {
-            results.entry(index).or_insert_with(|| {
-                let reply = own_reply(
-                    451,
-                    EnhancedCode::transient(3, 5),
-                    "The route of the recipient names no host".to_owned(),
-                );
-                (Outcome::Deferred(self.own(reply)), false)
-            });
+            results
+                .entry(index)
+                .or_insert_with(|| (Outcome::Deferred(self.own(replies::NO_HOST)), false));
         }
         self.settle(&settings, &job, results).await;
     }
@@ -83,12 +77,8 @@ impl Outbound {
                     // What went wrong inside is for the operator only.
                     let detail = escape_peer_text(&error.to_string());
                     warn!(queue_id = %message.id, detail, "a route cannot be found now");
-                    let reply = own_reply(
-                        451,
-                        EnhancedCode::transient(4, 3),
-                        "The route of the recipient cannot be found now".to_owned(),
-                    );
-                    results.insert(index, (Outcome::Deferred(self.own(reply)), false));
+                    let outcome = Outcome::Deferred(self.own(replies::NO_ROUTE));
+                    results.insert(index, (outcome, false));
                 }
             }
         }

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use bytes::{BufMut as _, BytesMut};
 use postroad_net::client::Source;
 use tokio::fs;
-use tokio::io::AsyncWriteExt as _;
+
+use super::files::Files;
 
 /// Delivers one copy; gives its file.
 ///
@@ -17,34 +18,35 @@ use tokio::io::AsyncWriteExt as _;
 /// # Errors
 /// Where it is not safely on disk.
 pub(crate) async fn deliver(
+    files: &Files,
     directory: &Path,
     name: &str,
     header: &str,
     content: &mut impl Source,
 ) -> io::Result<PathBuf> {
     for part in ["tmp", "new", "cur"] {
-        create_durably(&directory.join(part)).await?;
+        create_durably(files, &directory.join(part)).await?;
     }
     let temporary = directory.join("tmp").join(name);
     let delivered = directory.join("new").join(name);
     let finished = fs::symlink_metadata(&delivered).await;
     if !finished.is_ok_and(|found| found.is_file()) {
-        let placed = match write(&temporary, header, content).await {
-            Ok(()) => fs::rename(&temporary, &delivered).await,
+        let placed = match write(files, &temporary, header, content).await {
+            Ok(()) => files.rename(&temporary, &delivered).await,
             Err(error) => Err(error),
         };
         if let Err(error) = placed {
-            let _ = fs::remove_file(&temporary).await;
+            let _ = files.remove(&temporary).await;
             return Err(error);
         }
     }
-    sync_directory(&directory.join("new")).await?;
+    files.sync_dir(&directory.join("new")).await?;
     Ok(delivered)
 }
 
 /// Makes a directory and those above it; each new one's name is synced too, or a power loss could
 /// take a mailbox away with the mail in it.
-async fn create_durably(directory: &Path) -> io::Result<()> {
+async fn create_durably(files: &Files, directory: &Path) -> io::Result<()> {
     if fs::metadata(directory).await.is_ok_and(|it| it.is_dir()) {
         return Ok(());
     }
@@ -56,26 +58,20 @@ async fn create_durably(directory: &Path) -> io::Result<()> {
         }
         missing.push(path);
     }
-    let mut builder = fs::DirBuilder::new();
-    builder.recursive(true).mode(0o700);
-    builder.create(directory).await?;
+    files.make_dir(directory).await?;
     for parent in missing.into_iter().filter_map(Path::parent) {
-        sync_directory(parent).await?;
+        files.sync_dir(parent).await?;
     }
     Ok(())
 }
 
-async fn sync_directory(directory: &Path) -> io::Result<()> {
-    // A relative path of one part has an empty parent: here.
-    let here = directory.as_os_str().is_empty();
-    let directory = if here { Path::new(".") } else { directory };
-    fs::File::open(directory).await?.sync_all().await
-}
-
-async fn write(path: &Path, header: &str, content: &mut impl Source) -> io::Result<()> {
-    let mut options = fs::OpenOptions::new();
-    options.write(true).create(true).truncate(true).mode(0o600);
-    let mut file = options.open(path).await?;
+async fn write(
+    files: &Files,
+    path: &Path,
+    header: &str,
+    content: &mut impl Source,
+) -> io::Result<()> {
+    let mut file = files.create(path).await?;
     let mut newlines = Newlines::default();
     let mut out = BytesMut::new();
     newlines.convert(header.as_bytes(), &mut out);
@@ -85,13 +81,12 @@ async fn write(path: &Path, header: &str, content: &mut impl Source) -> io::Resu
             break;
         }
         newlines.convert(&piece, &mut out);
-        file.write_all(&out).await?;
+        files.write(&mut file, path, &out).await?;
         out.clear();
     }
     newlines.finish(&mut out);
-    file.write_all(&out).await?;
-    file.flush().await?;
-    file.sync_all().await
+    files.write(&mut file, path, &out).await?;
+    files.sync(&mut file, path).await
 }
 
 /// CRLF to LF, as mailboxes on this kind of system have it.
@@ -143,6 +138,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let mailbox = directory.path().join("a/b");
         let file = deliver(
+            &Files::default(),
             &mailbox,
             "1.x",
             "Return-Path: <>\r\n",
@@ -163,7 +159,11 @@ mod tests {
                 Err(io::ErrorKind::UnexpectedEof.into())
             }
         }
-        assert!(deliver(&mailbox, "2.x", "", &mut Broken).await.is_err());
+        assert!(
+            deliver(&Files::default(), &mailbox, "2.x", "", &mut Broken)
+                .await
+                .is_err()
+        );
         assert_eq!(std::fs::read_dir(mailbox.join("tmp")).unwrap().count(), 0);
         assert_eq!(std::fs::read_dir(mailbox.join("new")).unwrap().count(), 1);
     }
@@ -178,15 +178,27 @@ mod tests {
             "half of it, and longer than the whole",
         )
         .unwrap();
-        let file = deliver(&mailbox, "1.x", "", &mut Two(vec!["whole\r\n"]))
-            .await
-            .unwrap();
+        let file = deliver(
+            &Files::default(),
+            &mailbox,
+            "1.x",
+            "",
+            &mut Two(vec!["whole\r\n"]),
+        )
+        .await
+        .unwrap();
         assert_eq!(std::fs::read(&file).unwrap(), b"whole\n");
         assert_eq!(std::fs::read_dir(mailbox.join("tmp")).unwrap().count(), 0);
         // Finished, and its record lost: the content is not even read.
-        let again = deliver(&mailbox, "1.x", "", &mut Two(vec!["again\r\n"]))
-            .await
-            .unwrap();
+        let again = deliver(
+            &Files::default(),
+            &mailbox,
+            "1.x",
+            "",
+            &mut Two(vec!["again\r\n"]),
+        )
+        .await
+        .unwrap();
         assert_eq!(again, file);
         assert_eq!(std::fs::read(&file).unwrap(), b"whole\n");
         assert_eq!(std::fs::read_dir(mailbox.join("new")).unwrap().count(), 1);
@@ -199,10 +211,55 @@ mod tests {
         std::fs::create_dir_all(&mailbox).unwrap();
         std::fs::write(mailbox.join("tmp"), "").unwrap();
         assert!(
-            deliver(&mailbox, "1.x", "", &mut Two(vec!["x"]))
+            deliver(&Files::default(), &mailbox, "1.x", "", &mut Two(vec!["x"]))
                 .await
                 .is_err()
         );
         assert!(!mailbox.join("new").exists());
+    }
+
+    /// A power loss takes neither the message, nor its name, nor the mailbox.
+    #[tokio::test]
+    async fn synced_before_it_is_delivered() {
+        let directory = tempfile::tempdir().unwrap();
+        let mailbox = directory.path().join("a/b");
+        let files = Files::default();
+        deliver(&files, &mailbox, "1.x", "", &mut Two(vec!["x\r\n"]))
+            .await
+            .unwrap();
+        let made = [
+            "make_dir a/b/tmp",
+            "sync_dir a/b",
+            "sync_dir a",
+            "sync_dir .",
+            "make_dir a/b/new",
+            "sync_dir a/b",
+            "make_dir a/b/cur",
+            "sync_dir a/b",
+        ];
+        let written = |name: &str| {
+            [
+                format!("create a/b/tmp/{name}"),
+                format!("write a/b/tmp/{name}"),
+                format!("write a/b/tmp/{name}"),
+                format!("sync a/b/tmp/{name}"),
+                format!("rename a/b/new/{name}"),
+                "sync_dir a/b/new".to_owned(),
+            ]
+        };
+        let trace = files.trace(directory.path());
+        let (first, rest) = trace.split_at(made.len().min(trace.len()));
+        assert_eq!(first, made);
+        assert_eq!(rest, written("1.x"));
+        // The mailbox is there; each message is synced all the same.
+        deliver(&files, &mailbox, "2.x", "", &mut Two(vec!["x\r\n"]))
+            .await
+            .unwrap();
+        assert_eq!(files.trace(directory.path()), written("2.x"));
+        // Renamed before a crash, and its name perhaps not yet durable.
+        deliver(&files, &mailbox, "2.x", "", &mut Two(vec!["x\r\n"]))
+            .await
+            .unwrap();
+        assert_eq!(files.trace(directory.path()), ["sync_dir a/b/new"]);
     }
 }

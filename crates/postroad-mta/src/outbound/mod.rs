@@ -4,11 +4,13 @@ mod attempt;
 mod budget;
 mod classify;
 mod content;
+mod files;
 mod follow;
 mod job;
 mod lanes;
 mod maildir;
 mod pool;
+pub(crate) mod replies;
 
 use std::sync::Arc;
 use std::time::Duration;

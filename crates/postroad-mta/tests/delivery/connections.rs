@@ -187,3 +187,46 @@ async fn many_dead_hosts_cost_a_few_connections() {
     let parked = world.store.lanes();
     assert!(parked[0].parked_until.is_some(), "{parked:?}");
 }
+
+/// Three messages to a hop that keeps each waiting: no more connections than transactions allowed,
+/// over one lane or in all.
+#[tokio::test]
+async fn no_more_at_a_time_than_the_settings_allow() {
+    const ONE: [&str; 3] = ["a@one.test", "b@one.test", "c@one.test"];
+    const THREE: [&str; 3] = ["a@one.test", "b@two.test", "c@three.test"];
+    for (per_destination, concurrency, to, expected) in [
+        (1, 1000, ONE, 1),
+        (2, 1000, ONE, 2),
+        (20, 1, THREE, 1),
+        (20, 2, THREE, 2),
+        (1, 1000, THREE, 3),
+    ] {
+        let world = World::with(SharedRouter::default(), |config| {
+            config.per_destination = per_destination;
+            config.concurrency = concurrency;
+        })
+        .await;
+        let hop = Hop::scripted(world.port, |command, _| match command {
+            "END" => Act::Hold,
+            _ => Act::Usual,
+        })
+        .await;
+        for domain in ["one.test", "two.test", "three.test"] {
+            world.mx(domain, &[("mx.far.test", &[hop.address.ip()])]);
+        }
+        for to in to {
+            world.send("me@s.test", &[to]).await;
+        }
+        world.run();
+        let full = async || (hop.held() >= expected).then_some(());
+        world.until(full).await;
+        hop.release(3);
+        world.empty().await;
+        // Whoever came later has used a connection again.
+        assert_eq!(
+            (hop.connections(), hop.taken().len()),
+            (expected, 3),
+            "{per_destination} {concurrency}"
+        );
+    }
+}

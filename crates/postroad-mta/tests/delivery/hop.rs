@@ -7,9 +7,11 @@ use std::sync::{Arc, Mutex};
 use rustls::ServerConfig;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::io::{
-    AsyncBufRead, AsyncBufReadExt as _, AsyncRead, AsyncWrite, AsyncWriteExt as _, BufReader,
+    AsyncBufRead, AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWrite,
+    AsyncWriteExt as _, BufReader,
 };
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 
 /// What a hop does about a command.
@@ -20,6 +22,8 @@ pub enum Act {
     Say(&'static str),
     /// Closes.
     Close,
+    /// What a server usually does, once [`Hop::release`] lets it; at `END` only.
+    Hold,
 }
 
 /// What is known when a command comes.
@@ -41,6 +45,8 @@ pub struct Taken {
     /// The RCPT lines.
     pub rcpt: Vec<String>,
     pub data: String,
+    /// The message itself: without its final dot, no dot taken away.
+    pub octets: Vec<u8>,
 }
 
 impl Taken {
@@ -70,12 +76,15 @@ struct Seen {
     connections: usize,
     lines: Vec<String>,
     taken: Vec<Taken>,
+    /// Transactions that wait at their end.
+    held: usize,
 }
 
 /// A hop; it ends with the test.
 pub struct Hop {
     pub address: SocketAddr,
     seen: Arc<Mutex<Seen>>,
+    gate: Arc<Semaphore>,
 }
 
 #[derive(Clone)]
@@ -83,6 +92,7 @@ struct Temper {
     script: Script,
     extensions: &'static [&'static str],
     tls: Tls,
+    gate: Arc<Semaphore>,
 }
 
 /// All extensions that the tests ask for.
@@ -124,7 +134,9 @@ impl Hop {
             script: Arc::new(script),
             extensions,
             tls,
+            gate: Arc::new(Semaphore::new(0)),
         };
+        let gate = Arc::clone(&temper.gate);
         let shared = Arc::clone(&seen);
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
@@ -134,7 +146,11 @@ impl Hop {
                 tokio::spawn(async move { serve(stream, connection, &seen, &temper).await });
             }
         });
-        Self { address, seen }
+        Self {
+            address,
+            seen,
+            gate,
+        }
     }
 
     pub fn connections(&self) -> usize {
@@ -143,6 +159,16 @@ impl Hop {
 
     pub fn taken(&self) -> Vec<Taken> {
         self.seen.lock().unwrap().taken.clone()
+    }
+
+    /// How many transactions wait at their end.
+    pub fn held(&self) -> usize {
+        self.seen.lock().unwrap().held
+    }
+
+    /// Lets so many of them end.
+    pub fn release(&self, transactions: usize) {
+        self.gate.add_permits(transactions);
     }
 
     /// How often a command came.
@@ -182,7 +208,7 @@ async fn say(
     usual: &str,
 ) -> bool {
     let reply = match (temper.script)(command, at) {
-        Act::Usual => usual,
+        Act::Usual | Act::Hold => usual,
         Act::Say(reply) => reply,
         Act::Close => return false,
     };
@@ -204,6 +230,7 @@ async fn session<S: AsyncRead + AsyncWrite + Unpin>(
         mail: String::new(),
         rcpt: Vec::new(),
         data: String::new(),
+        octets: Vec::new(),
     };
     let mut messages = 0;
     loop {
@@ -224,19 +251,10 @@ async fn session<S: AsyncRead + AsyncWrite + Unpin>(
             "MAIL" => {
                 taken.mail = line.to_owned();
                 taken.rcpt.clear();
+                taken.octets.clear();
                 say(stream, temper, line, at, "250 2.1.0 ok").await
             }
-            "RCPT" => match (temper.script)(line, at) {
-                Act::Usual => {
-                    taken.rcpt.push(line.to_owned());
-                    stream.write_all(b"250 2.1.5 ok\r\n").await.is_ok()
-                }
-                Act::Say(reply) => {
-                    let reply = format!("{reply}\r\n");
-                    stream.write_all(reply.as_bytes()).await.is_ok()
-                }
-                Act::Close => false,
-            },
+            "RCPT" => rcpt(stream, temper, line, at, &mut taken).await,
             "DATA" if taken.rcpt.is_empty() => {
                 say(stream, temper, line, at, "554 5.5.1 nobody").await
             }
@@ -244,17 +262,22 @@ async fn session<S: AsyncRead + AsyncWrite + Unpin>(
                 if !say(stream, temper, line, at, "354 go").await {
                     return false;
                 }
-                let Some(data) = data(stream).await else {
+                if !data(stream, &mut taken.octets).await {
+                    return false;
+                }
+                messages += 1;
+                end(stream, seen, temper, at, &mut taken).await
+            }
+            "BDAT" => {
+                let Some(last) = chunk(stream, line, &mut taken.octets).await else {
                     return false;
                 };
-                taken.data = data;
-                messages += 1;
-                // What happens to the reply is the script's business; the message is here.
-                if !matches!((temper.script)("END", at), Act::Say(reply) if !reply.starts_with('2'))
-                {
-                    seen.lock().unwrap().taken.push(taken.clone());
+                if last {
+                    messages += 1;
+                    end(stream, seen, temper, at, &mut taken).await
+                } else {
+                    say(stream, temper, line, at, "250 2.0.0 ok").await
                 }
-                say(stream, temper, "END", at, "250 2.0.0 taken").await
             }
             "QUIT" => {
                 let _ = stream.write_all(b"221 bye\r\n").await;
@@ -268,16 +291,74 @@ async fn session<S: AsyncRead + AsyncWrite + Unpin>(
     }
 }
 
-async fn data(stream: &mut (impl AsyncBufRead + Unpin)) -> Option<String> {
-    let mut data = String::new();
-    while data != ".\r\n" && !data.ends_with("\r\n.\r\n") {
-        let mut octets = Vec::new();
-        if !matches!(stream.read_until(b'\n', &mut octets).await, Ok(1..)) {
-            return None;
+async fn rcpt(
+    stream: &mut (impl AsyncWrite + Unpin),
+    temper: &Temper,
+    line: &str,
+    at: At,
+    taken: &mut Taken,
+) -> bool {
+    let reply = match (temper.script)(line, at) {
+        Act::Usual | Act::Hold => {
+            taken.rcpt.push(line.to_owned());
+            "250 2.1.5 ok"
         }
-        data.push_str(&String::from_utf8_lossy(&octets));
+        Act::Say(reply) => reply,
+        Act::Close => return false,
+    };
+    let reply = format!("{reply}\r\n");
+    stream.write_all(reply.as_bytes()).await.is_ok()
+}
+
+/// What happens to the reply is the script's business; the message is here.
+async fn end(
+    stream: &mut (impl AsyncWrite + Unpin),
+    seen: &Mutex<Seen>,
+    temper: &Temper,
+    at: At,
+    taken: &mut Taken,
+) -> bool {
+    taken.data = String::from_utf8_lossy(&taken.octets).into_owned();
+    match (temper.script)("END", at) {
+        Act::Say(reply) if !reply.starts_with('2') => {}
+        act => {
+            if matches!(act, Act::Hold) {
+                seen.lock().unwrap().held += 1;
+                temper.gate.acquire().await.unwrap().forget();
+                seen.lock().unwrap().held -= 1;
+            }
+            seen.lock().unwrap().taken.push(taken.clone());
+        }
     }
-    Some(data)
+    say(stream, temper, "END", at, "250 2.0.0 taken").await
+}
+
+/// Whether it was the last chunk; `None` where it did not come to its end.
+async fn chunk(
+    stream: &mut (impl AsyncBufRead + Unpin),
+    line: &str,
+    octets: &mut Vec<u8>,
+) -> Option<bool> {
+    let mut arguments = line.split(' ').skip(1);
+    let length: usize = arguments.next()?.parse().ok()?;
+    let start = octets.len();
+    octets.resize(start + length, 0);
+    stream.read_exact(&mut octets[start..]).await.ok()?;
+    Some(arguments.next() == Some("LAST"))
+}
+
+/// Whether the content came to its end.
+async fn data(stream: &mut (impl AsyncBufRead + Unpin), octets: &mut Vec<u8>) -> bool {
+    loop {
+        let start = octets.len();
+        if !matches!(stream.read_until(b'\n', octets).await, Ok(1..)) {
+            return false;
+        }
+        if octets[start..] == *b".\r\n" {
+            octets.truncate(start);
+            return true;
+        }
+    }
 }
 
 fn offer(temper: &Temper, tls: bool) -> String {

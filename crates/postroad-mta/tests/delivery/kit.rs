@@ -177,12 +177,28 @@ impl World {
         content: &str,
         change: impl FnOnce(&mut Envelope),
     ) -> QueueId {
+        self.send_octets(from, to, content.as_bytes(), change).await
+    }
+
+    pub async fn send_octets(
+        &self,
+        from: &str,
+        to: &[&str],
+        content: &[u8],
+        change: impl FnOnce(&mut Envelope),
+    ) -> QueueId {
         let mut all = to.iter().map(|to| Recipient::new(to.parse().unwrap()));
         let from = format!("<{from}>").parse().unwrap();
         let mut envelope = Envelope::new(from, all.next().unwrap());
         all.for_each(|recipient| envelope.push(recipient));
         change(&mut envelope);
-        let (head, body) = content.split_at(content.find("\r\n\r\n").unwrap() + 4);
+        let (head, body) = content.split_at(
+            content
+                .windows(4)
+                .position(|four| four == b"\r\n\r\n")
+                .unwrap()
+                + 4,
+        );
         let origin = Origin::default();
         let lanes = self.outbound.lanes(&envelope, &origin, 1000).await;
         let mut incoming = self.store.begin(self.clock.now()).unwrap();

@@ -3,6 +3,7 @@
 
 #![expect(
     clippy::unwrap_used,
+    clippy::indexing_slicing,
     unreachable_pub,
     reason = "a test stops at the first thing that is not as it must be, and nobody else uses its parts"
 )]

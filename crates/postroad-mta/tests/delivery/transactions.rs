@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use postroad_mail::BodyKind;
 use postroad_queue::RecipientState;
 use postroad_routing::{RouteRule, SharedRouter, StaticRouter};
 
-use crate::hop::{Act, Hop};
+use crate::hop::{ALL, Act, Hop, Tls};
 use crate::kit::World;
 
 fn smarthost(address: std::net::SocketAddr) -> SharedRouter {
@@ -157,4 +158,64 @@ async fn a_deferral_is_tried_again_and_the_rest_is_not() {
     world.empty().await;
     let to: Vec<_> = hop.taken().iter().map(|t| t.to().join(" ")).collect();
     assert_eq!(to, ["yes@far.test", "grey@far.test"]);
+}
+
+/// RFC 3030 section 3: as it is, in chunks that are said to be binary; or back to its sender.
+#[tokio::test]
+async fn binary_mail_goes_in_chunks_or_not_at_all() {
+    const BINARY: &[u8] = b"Subject: x\r\n\r\n\0\xff\nbare\r.\n.\r\n\r\n.\r\nend";
+    for (extensions, goes) in [
+        (&["PIPELINING", "8BITMIME", "CHUNKING", "BINARYMIME"], true),
+        (&["PIPELINING", "8BITMIME", "CHUNKING", "SMTPUTF8"], false),
+        (&["PIPELINING", "8BITMIME", "BINARYMIME", "SMTPUTF8"], false),
+    ] {
+        let world = World::new().await;
+        let sender = Hop::start(world.port).await;
+        let far = Hop::with(world.port, extensions, Tls::None, |_, _| Act::Usual).await;
+        world.mx("s.test", &[("mx.s.test", &[sender.address.ip()])]);
+        world.mx("far.test", &[("mx.far.test", &[far.address.ip()])]);
+        let binary = |envelope: &mut postroad_mail::Envelope| envelope.body = BodyKind::BinaryMime;
+        world
+            .send_octets("me@s.test", &["bob@far.test"], BINARY, binary)
+            .await;
+        world.run();
+        world.empty().await;
+        assert_eq!(far.count("DATA"), 0, "{extensions:?}");
+        if goes {
+            let taken = far.taken().remove(0);
+            assert!(taken.mail.contains(" BODY=BINARYMIME"), "{}", taken.mail);
+            assert_eq!(taken.octets, BINARY);
+            assert!(sender.taken().is_empty());
+        } else {
+            assert_eq!((far.count("MAIL"), far.count("BDAT")), (0, 0));
+            let notice = sender.taken().remove(0);
+            assert!(notice.data.contains("\r\nStatus: 5.6.3\r\n"), "{notice:?}");
+        }
+    }
+}
+
+/// A header that is not ASCII and lines that are too long are none of our business: nothing is
+/// encoded, folded or cut on the way.
+#[tokio::test]
+async fn what_is_odd_of_a_message_goes_as_it_is() {
+    let odd = [
+        b"Subject: \xfc\r\n\r\n".as_slice(),
+        &[b'y'; 2000],
+        b"\r\n\xfc \t\r\n",
+    ]
+    .concat();
+    for extensions in [ALL, &["8BITMIME", "CHUNKING"]] {
+        let world = World::new().await;
+        let hop = Hop::with(world.port, extensions, Tls::None, |_, _| Act::Usual).await;
+        world.mx("far.test", &[("mx.far.test", &[hop.address.ip()])]);
+        let eight = |envelope: &mut postroad_mail::Envelope| envelope.body = BodyKind::EightBitMime;
+        world
+            .send_octets("me@s.test", &["bob@far.test"], &odd, eight)
+            .await;
+        world.run();
+        world.empty().await;
+        let taken = hop.taken().remove(0);
+        assert!(taken.mail.contains(" BODY=8BITMIME"), "{}", taken.mail);
+        assert_eq!(taken.octets, odd, "{extensions:?}");
+    }
 }

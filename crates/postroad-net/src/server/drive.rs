@@ -287,8 +287,10 @@ async fn write<S: AsyncWrite + Unpin>(
 mod tests {
     use super::*;
     use postroad_proto::server::{Config, Info, Peer};
+    use std::pin::Pin;
     use std::sync::Arc;
-    use tokio::io::{DuplexStream, duplex};
+    use std::task::Context;
+    use tokio::io::{DuplexStream, ReadBuf, duplex};
 
     /// Accepts all; a password takes a while.
     #[derive(Default)]
@@ -323,6 +325,14 @@ mod tests {
         shutdown: CancellationToken,
     ) -> (DuplexStream, tokio::task::JoinHandle<Ended>) {
         let (client, server) = duplex(pipe);
+        (client, serve_over(server, slow, shutdown))
+    }
+
+    fn serve_over(
+        server: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        slow: bool,
+        shutdown: CancellationToken,
+    ) -> tokio::task::JoinHandle<Ended> {
         let config = Arc::new(Config::new("mx.test".parse().unwrap()));
         let peer = Peer {
             address: [192, 0, 2, 1].into(),
@@ -343,7 +353,7 @@ mod tests {
             Duration::from_secs(60),
             |_| false,
         );
-        (client, tokio::spawn(driver.run()))
+        tokio::spawn(driver.run())
     }
 
     /// Sends and reads at the same time, as a pipelining client must.
@@ -423,6 +433,116 @@ mod tests {
             );
             assert!(sending.await.unwrap().is_err());
             drop(read);
+        }
+    }
+
+    /// Remembers each write.
+    struct Counting {
+        stream: DuplexStream,
+        writes: Arc<std::sync::Mutex<Vec<String>>>,
+    }
+
+    impl AsyncRead for Counting {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+            buffer: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.stream).poll_read(context, buffer)
+        }
+    }
+
+    impl AsyncWrite for Counting {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+            octets: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            let written = Pin::new(&mut self.stream).poll_write(context, octets);
+            if let Poll::Ready(Ok(length)) = &written {
+                let text = String::from_utf8_lossy(&octets[..*length]).into_owned();
+                self.writes.lock().unwrap().push(text);
+            }
+            written
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.stream).poll_flush(context)
+        }
+
+        fn poll_shutdown(
+            mut self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+        ) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.stream).poll_shutdown(context)
+        }
+    }
+
+    /// RFC 2920 section 3.2: one write, and so one packet, however many commands came together.
+    #[tokio::test(start_paused = true)]
+    async fn the_replies_of_a_pipelined_group_leave_in_one_write() {
+        let (mut client, server) = duplex(1 << 16);
+        let writes = Arc::default();
+        let counting = Counting {
+            stream: server,
+            writes: Arc::clone(&writes),
+        };
+        let served = serve_over(counting, false, CancellationToken::new());
+        for (sent, last) in [
+            ("", "220"),
+            ("EHLO c.test\r\n", "250"),
+            (
+                "MAIL FROM:<a@b.test>\r\nRCPT TO:<c@d.test>\r\nRCPT TO:<e@f.test>\r\nDATA\r\n",
+                "354",
+            ),
+            (
+                "Subject: x\r\n\r\n.\r\nRSET\r\nMAIL FROM:<a@b.test>\r\nX\r\nNOOP\r\nQUIT\r\n",
+                "221",
+            ),
+        ] {
+            client.write_all(sent.as_bytes()).await.unwrap();
+            let mut heard = Vec::new();
+            while !String::from_utf8_lossy(&heard)
+                .split_inclusive("\r\n")
+                .any(|line| line.starts_with(&format!("{last} ")) && line.ends_with('\n'))
+            {
+                assert_ne!(client.read_buf(&mut heard).await.unwrap(), 0, "{last}");
+            }
+        }
+        drop(client);
+        served.await.unwrap();
+        let codes = |write: &String| {
+            let lines = write.lines().filter(|line| line.get(3..4) == Some(" "));
+            lines.map(|line| &line[..3]).collect::<Vec<_>>().join(" ")
+        };
+        let writes: Vec<_> = writes.lock().unwrap().iter().map(codes).collect();
+        assert_eq!(
+            writes,
+            ["220", "250", "250 250 250 354", "250 250 250 500 250 221"]
+        );
+    }
+
+    /// A client that still sends when we have closed: so much is read away, and no more.
+    #[tokio::test(start_paused = true)]
+    async fn what_comes_after_the_end_is_read_away_up_to_a_bound() {
+        for (rest, taken) in [
+            (DISCARD_MAX - 4096, true),
+            (DISCARD_MAX + (32 << 10), false),
+        ] {
+            // A pipe that holds next to nothing: what is written was read.
+            let (client, served) = serve(64, false, CancellationToken::new());
+            let (mut read, mut write) = tokio::io::split(client);
+            let reading = tokio::spawn(async move {
+                let mut heard = String::new();
+                read.read_to_string(&mut heard).await.map(|_| heard)
+            });
+            write.write_all(b"QUIT\r\n").await.unwrap();
+            let sent = write.write_all(&vec![b'x'; rest]).await;
+            assert_eq!(sent.is_ok(), taken, "{rest}");
+            // The write half is not closed: whoever keeps silent is not waited for without end.
+            served.await.unwrap();
+            let heard = reading.await.unwrap().unwrap();
+            assert!(heard.contains("\r\n221 2.0.0 "), "{heard}");
         }
     }
 }

@@ -357,4 +357,90 @@ mod tests {
         assert!(said.starts_with("421 4.7.0 "), "{said}");
         assert_eq!(heard(ListenerTls::Implicit, 0).await, "");
     }
+
+    /// Remembers whom it was asked about.
+    #[derive(Default)]
+    struct Asked(std::sync::Mutex<Vec<(&'static str, IpAddr)>>);
+
+    impl Role for Asked {
+        type Handler = Open;
+
+        fn open(&self, peer: IpAddr) -> (Arc<Config>, Open) {
+            self.0.lock().unwrap().push(("open", peer));
+            Open.open(peer)
+        }
+
+        fn is_trusted(&self, peer: IpAddr) -> bool {
+            self.0.lock().unwrap().push(("trusted", peer));
+            false
+        }
+
+        fn name(&self) -> &'static str {
+            "relay"
+        }
+    }
+
+    /// `[::]` takes connections of both families, and those of IPv4 are of IPv4: a role that
+    /// trusts 127.0.0.0/8 must know 127.0.0.1.
+    #[tokio::test]
+    async fn one_listener_serves_both_families() {
+        if std::net::TcpListener::bind("[::1]:0").is_err() {
+            let v6 = std::fs::read_to_string("/proc/net/if_inet6").unwrap_or_default();
+            assert!(!v6.contains("lo"), "::1 is there, and cannot be bound");
+            return;
+        }
+        let bound = BoundListener::bind("[::]:0".parse().unwrap(), ListenerTls::None).unwrap();
+        let port = bound.local_address().unwrap().port();
+        let shutdown = CancellationToken::new();
+        let role = Arc::new(Asked::default());
+        let limits = ConnectionLimits::default();
+        let server = Server::new(Arc::clone(&role), None, limits, shutdown.clone());
+        let running = tokio::spawn(server.run(vec![bound], Duration::from_secs(10)));
+        for address in ["127.0.0.1", "::1"] {
+            let address: IpAddr = address.parse().unwrap();
+            let mut client = TcpStream::connect((address, port)).await.unwrap();
+            let mut greeting = [0; 4];
+            client.read_exact(&mut greeting).await.unwrap();
+            client.write_all(b"QUIT\r\n").await.unwrap();
+            let mut heard = String::new();
+            client.read_to_string(&mut heard).await.unwrap();
+            assert!(heard.contains("\r\n221 2.0.0 "), "{address}: {heard}");
+            let asked = std::mem::take(&mut *role.0.lock().unwrap());
+            assert_eq!(asked, [("trusted", address), ("open", address)]);
+        }
+        shutdown.cancel();
+        running.await.unwrap();
+    }
+
+    /// A client that goes on sending when we have closed still reads our last reply: what it
+    /// sends is read away, or the reset that answers it would overtake the reply.
+    #[tokio::test]
+    async fn the_last_reply_is_not_lost_to_whoever_goes_on_sending() {
+        let bound = BoundListener::bind(([127, 0, 0, 1], 0).into(), ListenerTls::None).unwrap();
+        let address = bound.local_address().unwrap();
+        let shutdown = CancellationToken::new();
+        let limits = ConnectionLimits::default();
+        let server = Server::new(Arc::new(Open), None, limits, shutdown.clone());
+        let running = tokio::spawn(server.run(vec![bound], Duration::from_secs(10)));
+        for _ in 0..8 {
+            let mut client = TcpStream::connect(address).await.unwrap();
+            let mut greeting = [0; 4];
+            client.read_exact(&mut greeting).await.unwrap();
+            // More than is read at once, and more behind that when the reply is under way.
+            let mut sent = b"QUIT\r\n".to_vec();
+            sent.resize(48 << 10, b'x');
+            client.write_all(&sent).await.unwrap();
+            let mut first = [0; 1];
+            while client.read_exact(&mut first).await.unwrap() > 0 && first != *b"\n" {}
+            client.write_all(&[b'x'; 8 << 10]).await.unwrap();
+            let mut heard = String::new();
+            client
+                .read_to_string(&mut heard)
+                .await
+                .expect("no reset before the end");
+            assert!(heard.starts_with("221 2.0.0 "), "{heard}");
+        }
+        shutdown.cancel();
+        running.await.unwrap();
+    }
 }

@@ -7,7 +7,11 @@ use toml::{Table, Value};
 use super::Config;
 use super::place::{Place, locate};
 use super::problem::{ConfigError, Problem, nearest};
+use super::words;
 use crate::telemetry;
+
+/// Octets of a Unix socket's path, at most: what the system has room for, without the NUL.
+const SOCKET_PATH_MAX: usize = 107;
 
 /// A configuration, and the text it came from, so that mistakes in it can be placed.
 #[derive(Clone, Debug, Default)]
@@ -47,6 +51,15 @@ pub fn load(path: &Path) -> Result<Loaded, ConfigError> {
     if let Err(error) = telemetry::filter(&loaded.config.log.level) {
         return Err(loaded.problem("log.level", 0, error).into());
     }
+    let socket = loaded.config.admin_socket();
+    let octets = socket.as_os_str().len();
+    if octets > SOCKET_PATH_MAX {
+        let message = format!(
+            "{} has {octets} octets, and a socket's path at most {SOCKET_PATH_MAX}; name a shorter one, as in \"/run/postroad/admin.sock\"",
+            socket.display()
+        );
+        return Err(loaded.problem("admin.socket", 0, message).into());
+    }
     Ok(loaded)
 }
 
@@ -76,7 +89,7 @@ fn merged(files: &[(PathBuf, String)]) -> Result<Config, ConfigError> {
         let place = files.first().map(|(file, _)| file.display().to_string());
         ConfigError::from(Problem {
             place: place.unwrap_or_default(),
-            message: error.message().to_owned(),
+            message: words::plain(error.message()),
         })
     })
 }
@@ -203,7 +216,7 @@ fn parse(path: &Path, text: &str) -> Result<Config, ConfigError> {
             let line = before.matches('\n').count() + 1;
             let column = before.rsplit('\n').next().map_or(0, str::len) + 1;
             let source = text.lines().nth(line - 1).unwrap_or_default().trim();
-            let mut message = error.message().trim().replace('\n', " ");
+            let mut message = words::plain(error.message());
             if let Some(nearest) = nearest(&message) {
                 message.push_str(&format!("; did you mean `{nearest}`?"));
             }
@@ -373,6 +386,26 @@ mod tests {
             "{via}"
         );
         assert!(loaded.path().is_absolute() && loaded.config.admin_socket().is_absolute());
+    }
+
+    #[test]
+    fn a_socket_whose_path_is_too_long_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("c.toml");
+        let error = |text: String| {
+            fs::write(&path, text).unwrap();
+            load(&path).map_or_else(|e| e.to_string(), |_| String::new())
+        };
+        let socket = |octets: usize| format!("[admin]\nsocket = \"/{}\"\n", "s".repeat(octets - 1));
+        assert_eq!(error(socket(107)), "");
+        let long = error(socket(108));
+        assert!(
+            long.contains("c.toml:2: admin.socket: ") && long.contains("has 108 octets"),
+            "{long}"
+        );
+        // The one that there is without the key counts, too.
+        let queue = error(format!("[queue]\npath = \"/{}\"\n", "q".repeat(100)));
+        assert!(queue.contains("admin.socket: /qqq"), "{queue}");
     }
 
     #[test]

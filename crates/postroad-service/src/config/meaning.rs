@@ -11,7 +11,7 @@ use postroad_routing::{RouteRule, TlsMode, Via};
 
 use super::load::Loaded;
 use super::problem::Problem;
-use super::{Config, Listener, RouteTls, Service, StoreKind, Verify};
+use super::{Config, Listener, RouteTls, Service, StoreKind};
 
 /// The shortest prefixes of trusted networks.
 const V4_MAX: u8 = 8;
@@ -251,13 +251,6 @@ impl Problems<'_> {
             } else if directory.path.is_none() {
                 self.add("submission.directory", 0, "kind = \"file\" needs a path");
             }
-        }
-        if config.limits.verify == Verify::Authenticated {
-            self.add(
-                "limits.verify",
-                0,
-                "\"authenticated\" is not built yet in this version; expected \"none\"",
-            );
         }
     }
 

@@ -2,7 +2,9 @@
 //!
 //! These types are the reference: their comments are its text, their defaults its defaults.
 
+mod certificate;
 mod check;
+mod doubts;
 mod files;
 mod load;
 mod meaning;
@@ -15,6 +17,7 @@ mod reference;
 mod restart;
 mod roles;
 pub mod units;
+mod words;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -22,6 +25,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub(crate) use certificate::report as report_certificate;
 pub use check::{Findings, check};
 pub(crate) use files::{authorities, certificates, users};
 pub use load::{Loaded, load};
@@ -154,7 +158,7 @@ pub enum ListenerTls {
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Tls {
-    /// A PEM file with the certificate, then those that lead to its authority.
+    /// A PEM file with the certificate, for `hostname`, then those that lead to its authority. SIGHUP reads it again.
     pub certificate: PathBuf,
     /// A PEM file with the private key, not encrypted.
     pub key: PathBuf,
@@ -166,7 +170,8 @@ pub struct Tls {
 pub struct Submission {
     /// What AUTH offers: `"PLAIN"`, `"LOGIN"`; under TLS only.
     pub mechanisms: Vec<String>,
-    /// Who the users are.
+    /// Who the users are: `{ kind = "file", path = "users.toml" }`. `postroad user` writes the file; what
+    /// is in it says docs/users.md. A change of it counts from the next login on, a second later at most.
     pub directory: Option<Directory>,
     /// Users may use their own addresses only: their name, where it is one, and `addresses` of the directory.
     pub sender_must_match: bool,
@@ -188,7 +193,8 @@ impl Default for Submission {
 pub struct Directory {
     /// `"file"`.
     pub kind: DirectoryKind,
-    /// The users file, which `postroad user` writes, and which keeps its owner, group and mode.
+    /// The users file, which `postroad user` writes, and which keeps its owner, group and mode. It is read
+    /// again whenever it has changed; while it has a mistake, the users stay those that were read last.
     #[serde(default)]
     pub path: Option<PathBuf>,
 }
@@ -229,10 +235,12 @@ impl Default for Relay {
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Route {
-    /// A pattern over the recipient: `"*"`, `"*@example.org"`, `"*@*.example.org"`, `"user@example.org"`.
+    /// A pattern over the recipient: `"*"` (all), `"example.org"` or `"*@example.org"` (a domain),
+    /// `"*.example.org"` or `"*@*.example.org"` (the domains below it, not itself), `"user@example.org"`,
+    /// `"user@*"`. A `*` stands for a whole local part, never for some of one.
     #[serde(default)]
     pub recipient: Option<String>,
-    /// A pattern over the reverse-path; `"<>"` is the null one.
+    /// A pattern over the reverse-path, as for `recipient`; `"<>"` is the null one.
     #[serde(default)]
     pub sender: Option<String>,
     /// The authenticated user.
@@ -241,9 +249,12 @@ pub struct Route {
     /// The network of the client it came from.
     #[serde(default)]
     pub network: Option<String>,
-    /// `"mx"`, `"smtp://host:port"`, `"smtps://host:port"`, `"maildir:/path"`, `"discard"`, `"reject 5.1.1 text"`, `"defer 4.2.0 text"`.
+    /// `"mx"`, `"smtp://host:port"`, `"smtps://host:port"`, `"maildir:/path"`, `"discard"`, `"reject 5.1.1 text"`, `"defer 4.2.0 text"`
+    /// (`"reject"` and `"defer"` alone have a text of their own). In a maildir's path, `{local}` and `{domain}` are the recipient's.
     pub via: String,
-    /// `"opportunistic"`, `"require"`, `"verify"` or `"none"`.
+    /// `"opportunistic"`: TLS with any certificate where it is offered, plaintext where not; `"require"`: TLS with
+    /// any certificate, or the mail waits; `"verify"`: TLS with a certificate that is valid for the host's name, or
+    /// the mail waits; `"none"`: plaintext.
     #[serde(default)]
     pub tls: RouteTls,
     /// The local address to call from.
@@ -369,7 +380,8 @@ pub struct Limits {
     pub min_free: Size,
     /// Octets of a message's header.
     pub header_size: Size,
-    /// Who gets real answers to VRFY and EXPN: `"none"`. `"authenticated"` is not built in this version.
+    /// Who gets real answers to VRFY and EXPN: `"none"`, or `"authenticated"`: who has logged in, about the
+    /// users of `submission.directory`. There are no lists to expand yet.
     pub verify: Verify,
     /// What becomes of a bare CR or LF in a message: `"reject"` or `"normalize"`. Default: normalised for
     /// authenticated users and trusted networks, refused for others. It never ends a message.
@@ -437,7 +449,7 @@ pub enum EightBitHeaders {
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Admin {
-    /// A Unix socket for the command line. Default: `admin.sock` in the queue's directory.
+    /// A Unix socket for the command line, its path at most 107 octets long. Default: `admin.sock` in the queue's directory.
     pub socket: Option<PathBuf>,
     /// Health over HTTP, on a loopback address; absent: off.
     pub http: Option<SocketAddr>,
@@ -449,7 +461,8 @@ pub struct Admin {
 pub struct Log {
     /// `"json"`, `"pretty"` or `"compact"`.
     pub format: LogFormat,
-    /// `"error"`, `"warn"`, `"info"`, `"debug"` or `"trace"`; or a filter as `POSTROAD_LOG` takes it.
+    /// `"error"`, `"warn"`, `"info"`, `"debug"` or `"trace"`; or a filter as `POSTROAD_LOG` takes it, as in
+    /// `"info,postroad_mta=debug"`. The libraries sled and rustls log warnings only, unless a filter names them.
     pub level: String,
 }
 

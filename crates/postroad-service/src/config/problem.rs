@@ -39,7 +39,7 @@ impl From<Problem> for ConfigError {
     }
 }
 
-/// In ``unknown field `a`, expected one of `b`, `c` ``: the one nearest to `a`.
+/// In ``unknown field `a`, expected one of `b`, `c` ``, as of a value: the one nearest to `a`.
 pub(super) fn nearest(message: &str) -> Option<&str> {
     let mut names = message
         .strip_prefix("unknown ")?

@@ -229,3 +229,144 @@ fn dns(config: &Config, hostname: &Domain) -> DnsOptions {
         ..DnsOptions::default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use postroad_queue::Next;
+
+    /// Each key has a value of its own, that no default and no other key has.
+    const ALL: &str = r#"
+        hostname = "mx.here.test"
+        postmaster = "admin@here.test"
+        [queue]
+        path = "/tmp/queue"
+        [[listener]]
+        service = "relay"
+        bind = ["192.0.2.1:2525"]
+        tls = "none"
+        [submission]
+        mechanisms = ["LOGIN"]
+        sender_must_match = true
+        [relay]
+        domains = ["here.test"]
+        trusted_networks = ["192.0.2.128/25"]
+        [delivery]
+        retry = ["11m", "22m"]
+        expire = "3d"
+        warn_after = "33m"
+        concurrency = 101
+        per_destination = 7
+        port = 2526
+        connect_timeout = "13s"
+        family = "ipv4"
+        own_addresses = ["192.0.2.77"]
+        [dns]
+        nameservers = ["192.0.2.53:5353"]
+        [limits]
+        message_size = 1000001
+        recipients = 203
+        connections = 301
+        connections_per_address = 17
+        errors_per_address = 401
+        errors = 19
+        error_delay = "3s"
+        command_timeout = "41s"
+        data_timeout = "43s"
+        session_timeout = "47m"
+        header_size = 50001
+        verify = "authenticated"
+        bare_newline = "reject"
+        eight_bit_headers = "reject"
+        drain = "29s"
+    "#;
+
+    #[test]
+    fn every_key_reaches_its_part() {
+        let config = toml::from_str(ALL).unwrap();
+        let roles = Roles::from_config(&Loaded::from_config(config)).unwrap();
+        let seconds = Duration::from_secs;
+        for (session, submission) in [
+            (&roles.submission.session, true),
+            (&roles.inbound.session, false),
+        ] {
+            assert_eq!(session.hostname.ascii(), "mx.here.test");
+            assert_eq!(session.require_auth, submission);
+            let mechanisms: &[_] = if submission { &[Mechanism::Login] } else { &[] };
+            assert_eq!(session.extensions.auth, mechanisms);
+            assert_eq!(session.extensions.size, Some(1_000_001));
+            assert_eq!(session.extensions.recipients_max, Some(203));
+            assert_eq!(session.verify, ProtoVerify::Authenticated);
+            assert_eq!(session.bare_newline, ProtoBareNewline::Reject);
+            assert!(session.reject_eight_bit_headers);
+            let limits = &session.limits;
+            assert_eq!(limits.message_size, 1_000_001);
+            assert_eq!(limits.recipients, 203);
+            assert_eq!(limits.header_size, 50_001);
+            assert_eq!(limits.errors, 19);
+            assert_eq!(limits.error_delay, seconds(3));
+            assert_eq!(limits.command_timeout, seconds(41));
+            assert_eq!(limits.data_timeout, seconds(43));
+            assert_eq!(limits.session_timeout, seconds(47 * 60));
+        }
+        for (intake, service) in [
+            (&roles.submission.intake, "submission"),
+            (&roles.inbound.intake, "relay"),
+        ] {
+            assert_eq!(intake.hostname.ascii(), "mx.here.test");
+            assert_eq!(intake.service, service);
+            assert_eq!(intake.header_size, 50_001);
+            let postmaster = intake.postmaster.as_ref().map(ToString::to_string);
+            assert_eq!(postmaster.as_deref(), Some("admin@here.test"));
+        }
+        assert!(roles.submission.sender_must_match);
+        for trusted in [&roles.submission.trusted, &roles.inbound.trusted] {
+            assert!(trusted.contains([192, 0, 2, 200].into()));
+            assert!(!trusted.contains([192, 0, 2, 100].into()));
+            assert!(
+                !trusted.contains([127, 0, 0, 1].into()),
+                "no longer the default"
+            );
+        }
+        let ours = |domain: &str| roles.inbound.domains.contains(&domain.parse().unwrap());
+        assert!(ours("here.test") && !ours("there.test"));
+    }
+
+    #[test]
+    fn every_key_of_delivery_reaches_it() {
+        let config = toml::from_str(ALL).unwrap();
+        let roles = Roles::from_config(&Loaded::from_config(config)).unwrap();
+        let outbound = &roles.outbound;
+        assert_eq!(outbound.hostname.ascii(), "mx.here.test");
+        assert_eq!((outbound.concurrency, outbound.per_destination), (101, 7));
+        assert_eq!(outbound.port, 2526);
+        assert_eq!(outbound.connect_timeout, Duration::from_secs(13));
+        assert!(outbound.postmaster.is_some());
+        let minutes = |n: u64| Duration::from_secs(n * 60);
+        let arrived = postroad_mail::Timestamp::from_millis(1_800_000_000_000);
+        let schedule = &outbound.schedule;
+        for (attempts, least) in [(1, 11), (2, 22), (3, 22)] {
+            let Next::Retry(at) = schedule.next(arrived, attempts, arrived, 0) else {
+                panic!("{attempts}: given up");
+            };
+            let wait = at.since(arrived);
+            assert!(
+                wait >= minutes(least) * 9 / 10 && wait < minutes(least) * 3 / 2,
+                "{wait:?}"
+            );
+        }
+        assert_eq!(schedule.expires(arrived), arrived + minutes(3 * 24 * 60));
+        assert!(schedule.is_late(arrived, arrived + minutes(34)));
+        assert!(!schedule.is_late(arrived, arrived + minutes(32)));
+        let dns = &roles.dns;
+        assert_eq!(dns.nameservers, ["192.0.2.53:5353".parse().unwrap()]);
+        assert_eq!(dns.family, AddressFamily::Ipv4);
+        assert!(dns.own_addresses.contains(&[192, 0, 2, 77].into()));
+        assert!(dns.own_addresses.contains(&[192, 0, 2, 1].into()));
+        let connections = &roles.connections;
+        assert_eq!(connections.connections, 301);
+        assert_eq!(connections.connections_per_address, 17);
+        assert_eq!(connections.errors_per_address, 401);
+        assert_eq!(roles.drain, Duration::from_secs(29));
+    }
+}

@@ -103,12 +103,9 @@ impl fmt::Display for Span {
 
 impl<'de> Deserialize<'de> for Span {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let s = String::deserialize(deserializer)?;
-        Self::parse(&s).ok_or_else(|| {
-            de::Error::invalid_value(
-                de::Unexpected::Str(&s),
-                &"a time such as \"30s\", \"2m\", \"4h\", \"5d\" (ms, s, m, h, d)",
-            )
+        deserializer.deserialize_any(Text {
+            expected: "a time such as \"30s\", \"2m\", \"4h\", \"5d\" (ms, s, m, h, d)",
+            parse: Self::parse,
         })
     }
 }
@@ -128,18 +125,31 @@ impl fmt::Display for SpanOrNever {
 
 impl<'de> Deserialize<'de> for SpanOrNever {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let s = String::deserialize(deserializer)?;
-        if s == "never" {
-            return Ok(Self(None));
-        }
-        Span::parse(&s)
-            .map(|span| Self(Some(span.0)))
-            .ok_or_else(|| {
-                de::Error::invalid_value(
-                    de::Unexpected::Str(&s),
-                    &"a time such as \"4h\", or \"never\"",
-                )
-            })
+        deserializer.deserialize_any(Text {
+            expected: "a time such as \"4h\", or \"never\"",
+            parse: |s| match s {
+                "never" => Some(Self(None)),
+                _ => Span::parse(s).map(|span| Self(Some(span.0))),
+            },
+        })
+    }
+}
+
+/// Takes a text of some form, and says which for all else, numbers included.
+struct Text<T> {
+    expected: &'static str,
+    parse: fn(&str) -> Option<T>,
+}
+
+impl<T> Visitor<'_> for Text<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.expected)
+    }
+
+    fn visit_str<E: de::Error>(self, s: &str) -> Result<T, E> {
+        (self.parse)(s).ok_or_else(|| E::invalid_value(de::Unexpected::Str(s), &self))
     }
 }
 

@@ -7,9 +7,11 @@ mod store;
 mod tests;
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use postroad_msa::{Authenticator, SharedAuthenticator};
+use postroad_msa::{Authenticator, SenderPolicy, SharedAuthenticator};
 use postroad_mta::MaildirObserver;
+use postroad_net::clock;
 use postroad_queue::StoreError;
 use postroad_routing::{Router, SharedRouter};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -21,6 +23,9 @@ use running::Running;
 
 pub(crate) use store::foreign_owner;
 pub use store::open_store;
+
+/// A signal again within this is a repetition, no second order.
+const SAME_ORDER: Duration = Duration::from_secs(1);
 
 /// A process cannot start, or go on.
 #[derive(Debug, thiserror::Error)]
@@ -68,6 +73,7 @@ pub struct Service {
     kinds: Vec<Kind>,
     custom: Option<Arc<dyn Fn(SharedRouter) -> SharedRouter + Send + Sync>>,
     authenticator: Option<SharedAuthenticator>,
+    senders: Option<Arc<dyn SenderPolicy>>,
     maildir_observer: Option<MaildirObserver>,
     on_ready: Option<OnReady>,
 }
@@ -89,6 +95,7 @@ impl Service {
             kinds: vec![Kind::Submission, Kind::Relay],
             custom: None,
             authenticator: None,
+            senders: None,
             maildir_observer: None,
             on_ready: None,
         }
@@ -118,6 +125,13 @@ impl Service {
         self
     }
 
+    /// Asks this policy which reverse-paths a user may use, in place of `sender_must_match`.
+    #[must_use]
+    pub fn senders(mut self, senders: impl SenderPolicy) -> Self {
+        self.senders = Some(Arc::new(senders));
+        self
+    }
+
     /// Told of each message put into a Maildir.
     #[must_use]
     pub fn maildir_observer(mut self, observer: MaildirObserver) -> Self {
@@ -136,8 +150,8 @@ impl Service {
     }
 
     /// Runs until SIGTERM or SIGINT; SIGHUP reads the configuration again. What is under way then
-    /// has `limits.drain` to finish, sessions and deliveries together; a second signal ends it at
-    /// once.
+    /// has `limits.drain` to finish, sessions and deliveries together; a second signal, after a
+    /// second or more, ends it at once.
     ///
     /// # Errors
     /// Where it cannot start.
@@ -150,18 +164,18 @@ impl Service {
         }
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
         info!(addresses = ?running.addresses, "ready");
-        loop {
+        let first = loop {
             tokio::select! {
                 wanted = signals.next() => match wanted {
-                    Wanted::Stop => break,
+                    Wanted::Stop(kind) => break kind,
                     Wanted::Reload => running.reload(),
                 },
                 () = running.admin.reload_asked() => running.reload(),
             }
-        }
+        };
         tokio::select! {
             () = running.stop() => {}
-            () = signals.stop() => warn!("told to stop twice: stopped at once; what was under way is as after a crash: nothing acknowledged is lost"),
+            () = signals.stop_after(first) => warn!("told to stop twice: stopped at once; what was under way is as after a crash: nothing acknowledged is lost"),
         }
         Ok(())
     }
@@ -184,18 +198,27 @@ impl Signals {
 
     async fn next(&mut self) -> Wanted {
         tokio::select! {
-            _ = self.terminate.recv() => Wanted::Stop,
-            _ = self.interrupt.recv() => Wanted::Stop,
+            _ = self.terminate.recv() => Wanted::Stop(SignalKind::terminate()),
+            _ = self.interrupt.recv() => Wanted::Stop(SignalKind::interrupt()),
             _ = self.hangup.recv() => Wanted::Reload,
         }
     }
 
-    async fn stop(&mut self) {
-        while matches!(self.next().await, Wanted::Reload) {}
+    /// Ends when told to stop again. The same signal within a second is the same order: a terminal
+    /// and whoever watches over the process both pass on one Ctrl-C.
+    async fn stop_after(&mut self, first: SignalKind) {
+        let since = clock::instant();
+        loop {
+            match self.next().await {
+                Wanted::Reload => {}
+                Wanted::Stop(kind) if kind == first && clock::instant() < since + SAME_ORDER => {}
+                Wanted::Stop(_) => return,
+            }
+        }
     }
 }
 
 enum Wanted {
-    Stop,
+    Stop(SignalKind),
     Reload,
 }

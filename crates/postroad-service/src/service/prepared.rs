@@ -2,6 +2,7 @@ use std::sync::Arc;
 
 use postroad_msa::UsersFile;
 use postroad_net::client::Connector;
+use postroad_net::clock;
 use postroad_net::tls::TlsCertificates;
 use postroad_routing::{DnsResolver, MxLookup};
 
@@ -32,6 +33,7 @@ impl Prepared {
         let mx = DnsResolver::new(roles.dns.clone()).map_err(|error| {
             ServiceError::Unavailable(loaded.problem("dns", 0, with_causes(&error)))
         })?;
+        config::report_certificate(loaded, &roles.hostname, clock::now());
         Ok(Self {
             roles,
             certificates,

@@ -73,10 +73,9 @@ impl Running {
         let submission = submission.map(|authenticator| {
             let config = roles.submission.clone();
             let role = Submission::new(config, Arc::clone(&store), authenticator);
-            serving.serve(
-                role.with_routes(Arc::<Outbound>::clone(&outbound)),
-                listeners,
-            )
+            let role = service.with_senders(role);
+            let routes = Arc::<Outbound>::clone(&outbound);
+            serving.serve(role.with_routes(routes), listeners)
         });
         let listeners = take(&mut bound, Kind::Relay);
         let inbound = (!listeners.is_empty()).then(|| {
@@ -141,7 +140,7 @@ impl Running {
             certificates.replace(new);
         }
         if let (Some(users), Some(new)) = (&self.users, new.users) {
-            users.replace(new);
+            users.replace(&new);
         }
         let roles = new.roles;
         if let Some((role, server)) = &self.submission {
@@ -187,6 +186,13 @@ impl Running {
 }
 
 impl Service {
+    fn with_senders(&self, role: Submission) -> Submission {
+        match &self.senders {
+            Some(senders) => role.with_senders(Arc::clone(senders)),
+            None => role,
+        }
+    }
+
     fn routes(&self, roles: &Roles) -> SharedRouter {
         match &self.custom {
             Some(before) => before(roles.router()),
