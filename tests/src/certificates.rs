@@ -1,6 +1,7 @@
 //! Certificates for tests, made on the spot.
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 /// A certificate and its key as PEM files.
@@ -22,5 +23,6 @@ pub fn make(directory: &Path, names: &[&str]) -> anyhow::Result<Certificate> {
     let (certificate, key) = (directory.join("certificate.pem"), directory.join("key.pem"));
     fs::write(&certificate, made.cert.pem())?;
     fs::write(&key, made.signing_key.serialize_pem())?;
+    fs::set_permissions(&key, Permissions::from_mode(0o600))?;
     Ok(Certificate { certificate, key })
 }

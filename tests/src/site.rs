@@ -39,6 +39,8 @@ pub struct Settings<'a> {
     pub nameserver: Option<SocketAddr>,
     /// `delivery.port`
     pub port: u16,
+    /// Lines of `[queue]`, besides.
+    pub queue: &'a str,
     /// Lines of `[delivery]`, besides.
     pub delivery: &'a str,
     /// Lines of `[limits]`.
@@ -185,6 +187,7 @@ impl Site {
             domains,
             trusted,
             port,
+            queue,
             delivery,
             limits,
             admin,
@@ -204,6 +207,7 @@ postmaster = "postmaster@admin.test"
 
 [queue]
 path = "queue-{name}"
+{queue}
 
 {listeners}[tls]
 certificate = "certificate.pem"

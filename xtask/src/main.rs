@@ -1,6 +1,7 @@
 //! The project's own tool. `cargo xtask help` lists what it does.
 
 mod deps;
+mod licences;
 mod purity;
 mod tidy;
 
@@ -20,7 +21,7 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Task {
-    /// Everything that CI checks, in order: fmt, clippy, deps, tidy, pure, doc, test
+    /// Everything that CI checks, in order: fmt, clippy, deps, licences, tidy, pure, doc, test
     Ci {
         /// Leave these steps out
         #[arg(long, value_delimiter = ',')]
@@ -28,6 +29,8 @@ enum Task {
     },
     /// Check that each crate is built on the crates it may be built on, and on nothing else
     Deps,
+    /// Check that deny.toml allows the licence of each crate
+    Licences,
     /// Check the rules that no compiler knows: file sizes, banned calls, links, names
     Tidy,
     /// Build the pure crates without default features, and for WebAssembly where that target is installed
@@ -38,13 +41,16 @@ fn main() -> anyhow::Result<()> {
     match Arguments::parse().task {
         Task::Ci { skip } => ci(&skip),
         Task::Deps => deps::check(&root()?),
+        Task::Licences => licences::check(&root()?),
         Task::Tidy => tidy::check(&root()?),
         Task::Pure => pure(&root()?),
     }
 }
 
 fn ci(skip: &[String]) -> anyhow::Result<()> {
-    const STEPS: [&str; 7] = ["fmt", "clippy", "deps", "tidy", "pure", "doc", "test"];
+    const STEPS: [&str; 8] = [
+        "fmt", "clippy", "deps", "licences", "tidy", "pure", "doc", "test",
+    ];
     if let Some(unknown) = skip.iter().find(|s| !STEPS.contains(&s.as_str())) {
         bail!(
             "no step is called `{unknown}`; the steps are {}",
@@ -75,6 +81,7 @@ fn ci(skip: &[String]) -> anyhow::Result<()> {
                 )?;
             }
             "deps" => deps::check(&root)?,
+            "licences" => licences::check(&root)?,
             "tidy" => tidy::check(&root)?,
             "pure" => pure(&root)?,
             "doc" => {

@@ -46,6 +46,7 @@ struct State {
     once: HashMap<String, Vec<String>>,
     close_once: Vec<String>,
     hidden: Vec<String>,
+    offered: Vec<String>,
 }
 
 /// A running sink.
@@ -156,6 +157,11 @@ impl Sink {
     /// Leaves an extension out of its EHLO reply.
     pub fn hide(&self, extension: &str) {
         lock(&self.state).hidden.push(extension.to_owned());
+    }
+
+    /// Puts an extension into its EHLO reply that is not there usually.
+    pub fn offer(&self, extension: &str) {
+        lock(&self.state).offered.push(extension.to_owned());
     }
 
     /// From now on leaves the end of data unanswered.

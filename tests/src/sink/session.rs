@@ -220,6 +220,7 @@ fn offer(state: &Mutex<State>, tls: bool) -> String {
     if tls {
         lines.push("STARTTLS");
     }
+    lines.extend(state.offered.iter().map(String::as_str));
     lines.retain(|line| {
         !state
             .hidden

@@ -92,7 +92,8 @@ async fn a_good_one_is_called_good() {
         ],
         ..kept::settings(site.port())
     };
-    let path = site.configure("good", &settings).unwrap();
+    // The name that the certificate is for.
+    let path = site.configure("relay", &settings).unwrap();
     let arguments = ["check", "--config", &path];
     let finished = run(program("postroad"), &arguments, b"")
         .await
@@ -101,7 +102,7 @@ async fn a_good_one_is_called_good() {
     assert_eq!(finished.output, "the configuration is good\n");
     assert_eq!(finished.errors, "");
     // Looking makes nothing.
-    assert!(!site.path("queue-good").exists());
+    assert!(!site.path("queue-relay").exists());
 }
 
 /// What stands in another file counts as if it stood in the first; relative paths are the first's.

@@ -1,5 +1,6 @@
 //! Next hops that lack an extension: what a message needs of them, and what it does without.
 
+use postroad_tests::dialogue::Dialogue;
 use postroad_tests::peers::{Security, Submission, parse_dsn};
 use postroad_tests::sink::{Received, Sink};
 
@@ -158,4 +159,85 @@ async fn eight_bits_where_they_are_not() {
     by_python(&world, "bob@eight.test", EIGHT_BIT, &["BODY=8BITMIME"]).await;
     assert_eq!(bounce_status(&world).await, "5.6.3");
     assert!(sink.received().is_empty());
+}
+
+/// MAIL with such parameters, RCPT, and the message in one chunk.
+async fn by_chunk(world: &World, parameters: &str, to: &str, message: &[u8]) {
+    let mut dialogue = Dialogue::open(world.address).await.unwrap();
+    let line = format!("MAIL FROM:<me@sender.test>{parameters}");
+    dialogue.say(&line, "250 2.1.0").await.unwrap();
+    let line = format!("RCPT TO:<{to}>");
+    dialogue.say(&line, "250 2.1.5").await.unwrap();
+    let mut chunk = format!("BDAT {} LAST\r\n", message.len()).into_bytes();
+    chunk.extend_from_slice(message);
+    dialogue.send(chunk).await.unwrap();
+    dialogue.expect("250 2.0.0").await.unwrap();
+    dialogue.say("QUIT", "221 2.0.0").await.unwrap();
+}
+
+/// What stands behind the header that a relay adds: one field, folded or not.
+fn behind_received(data: &[u8]) -> &[u8] {
+    assert!(data.starts_with(b"Received: "));
+    let ends = data.windows(3).position(|three| {
+        three.starts_with(b"\r\n") && !three.ends_with(b" ") && !three.ends_with(b"\t")
+    });
+    &data[ends.unwrap() + 2..]
+}
+
+/// A relay mends no message: 8-bit octets in a header, and a line that is too long, go on as they came.
+#[tokio::test]
+async fn what_is_not_quite_right_is_not_touched() {
+    let mut message = b"From: me@sender.test\r\nSubject: Gr\xfc\xdfe\r\nMessage-ID: <1@sender.test>\r\nDate: Mon, 1 Jan 2024 00:00:00 +0000\r\n\r\n".to_vec();
+    message.extend([b'x'; 2000]);
+    message.extend_from_slice(b"\r\n..dots\r\nend\r\n");
+    let world = World::new("").await;
+    for hidden in [&[][..], &["CHUNKING"], &["CHUNKING", "PIPELINING"]] {
+        let name = format!("raw{}.test", hidden.len());
+        let sink = world.domain(&name).await;
+        for extension in hidden {
+            sink.hide(extension);
+        }
+        by_chunk(&world, " BODY=8BITMIME", &format!("bob@{name}"), &message).await;
+        let received = sink.wait_for(1).await.remove(0);
+        assert_eq!(received.wire.is_empty(), hidden.is_empty());
+        assert!(
+            behind_received(&received.data) == message,
+            "{hidden:?}: {:?}",
+            String::from_utf8_lossy(&received.data)
+        );
+    }
+}
+
+const BINARY: &[u8] = b"From: me@sender.test\r\nSubject: binary\r\nMIME-Version: 1.0\r\nContent-Type: application/octet-stream\r\nContent-Transfer-Encoding: binary\r\nMessage-ID: <1@sender.test>\r\nDate: Mon, 1 Jan 2024 00:00:00 +0000\r\n\r\n\0\x01\n.\n\r.\r\xff\xfe\r\n.\r\n\0no line end";
+
+#[tokio::test]
+async fn binary_where_it_is_offered() {
+    let world = World::new("").await;
+    let sink = world.domain("binary.test").await;
+    sink.offer("BINARYMIME");
+    by_chunk(&world, " BODY=BINARYMIME", "bob@binary.test", BINARY).await;
+    let message = sink.wait_for(1).await.remove(0);
+    assert!(
+        message.commands[0].contains(" BODY=BINARYMIME"),
+        "{:?}",
+        message.commands
+    );
+    assert!(message.wire.is_empty());
+    assert_eq!(behind_received(&message.data), BINARY);
+}
+
+/// Nor is it sent where BINARYMIME is offered without CHUNKING, which it needs.
+#[tokio::test]
+async fn binary_where_it_is_not() {
+    for offered in [false, true] {
+        let world = World::new("").await;
+        let sink = world.domain("binary.test").await;
+        if offered {
+            sink.offer("BINARYMIME");
+            sink.hide("CHUNKING");
+        }
+        by_chunk(&world, " BODY=BINARYMIME", "bob@binary.test", BINARY).await;
+        assert_eq!(bounce_status(&world).await, "5.6.3");
+        assert!(sink.received().is_empty());
+    }
 }

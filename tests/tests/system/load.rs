@@ -245,8 +245,13 @@ fn mentions<'a>(log: &Log, numbers: impl Iterator<Item = &'a u64>) -> Vec<String
 }
 
 /// Waits until every acknowledged message has arrived at the sink, whole; says what is missing
-/// where nothing more comes.
-pub(crate) async fn assert_all_arrive(acknowledged: &BTreeSet<u64>, sink: &Sink, log: &Log) {
+/// where nothing more comes. At most so many have come again.
+pub(crate) async fn assert_all_arrive(
+    acknowledged: &BTreeSet<u64>,
+    sink: &Sink,
+    log: &Log,
+    repeated_max: u64,
+) {
     let mut arrived: BTreeMap<u64, u64> = BTreeMap::new();
     let mut missing = acknowledged.clone();
     while !missing.is_empty() {
@@ -268,7 +273,11 @@ pub(crate) async fn assert_all_arrive(acknowledged: &BTreeSet<u64>, sink: &Sink,
     assert!(big > 0, "none of the bodies had a file of its own");
     let duplicates: u64 = arrived.values().map(|n| n - 1).sum();
     eprintln!(
-        "{} acknowledged ({big} of them big), 0 lost, {duplicates} duplicated, 0 damaged",
+        "{} acknowledged ({big} of them big), 0 lost, {duplicates} duplicated (at most {repeated_max} may be), 0 damaged",
         acknowledged.len()
+    );
+    assert!(
+        duplicates <= repeated_max,
+        "{duplicates} came again; {repeated_max} can have been in flight"
     );
 }

@@ -1,5 +1,6 @@
 //! What an operator does with the queue.
 
+use postroad_tests::process::PATIENCE;
 use postroad_tests::programs::Finished;
 use postroad_tests::site::Site;
 use serde_json::Value;
@@ -130,4 +131,125 @@ async fn one_process_owns_a_queue() {
         .unwrap_err()
         .to_string();
     assert!(error.contains("in use by another process"), "{error}");
+}
+
+/// Milliseconds since the Unix epoch, as `--json` has them.
+fn now() -> u64 {
+    let since = std::time::UNIX_EPOCH.elapsed().unwrap();
+    u64::try_from(since.as_millis()).unwrap()
+}
+
+/// The one message to that recipient.
+async fn shown(site: &Site, to: &str) -> Value {
+    let finished = site.queue("relay", &["list", "--to", to, "--json"]).await;
+    let mut listed = listing(&finished.unwrap().succeeded());
+    assert_eq!(listed.len(), 1, "{to}");
+    listed.remove(0)
+}
+
+async fn order(site: &Site, arguments: &[&str]) {
+    let _ = site.queue("relay", arguments).await.unwrap().succeeded();
+}
+
+async fn held(site: &Site) -> usize {
+    let finished = site.queue("relay", &["list", "--held", "--json"]).await;
+    listing(&finished.unwrap().succeeded()).len()
+}
+
+/// Waits until so many attempts at the message are written down. The log has each before that,
+/// and an order to try again that comes in between is overtaken by the record.
+async fn tried(site: &Site, to: &str, attempts: u64) {
+    let recorded = async {
+        while shown(site, to).await["recipients"][0]["attempts"].as_u64() != Some(attempts) {}
+    };
+    tokio::time::timeout(PATIENCE, recorded)
+        .await
+        .unwrap_or_else(|_| panic!("{to} is not tried {attempts} times"));
+}
+
+/// The relay defers all, and tries again in an hour: whatever is tried before is so by order.
+#[tokio::test]
+async fn retry_hold_and_release_of_a_running_service() {
+    let site = Site::new();
+    let (service, address) = relay(&site, "").await;
+    let deferred = async |to: &str, times: usize| {
+        let needles = ["deferred", to];
+        let lines = service.log().wait_for_many(times, &needles).await.unwrap();
+        assert_eq!(lines.len(), times, "{to}");
+        tried(&site, to, times as u64).await;
+    };
+    for (subject, to) in [("one", "held@box.test"), ("two", "free@box.test")] {
+        send(address, subject, to).await;
+        deferred(to, 1).await;
+    }
+    let message = shown(&site, "held@box.test").await;
+    let id = message["id"].as_str().unwrap();
+    assert_eq!(message["held"], false);
+    order(&site, &["hold", id]).await;
+    assert_eq!(held(&site).await, 1);
+    assert_eq!(shown(&site, "held@box.test").await["held"], true);
+    // All are due now, twice over; the one that is held is not tried.
+    for times in 2..4 {
+        order(&site, &["retry", "--all"]).await;
+        deferred("free@box.test", times).await;
+    }
+    deferred("held@box.test", 1).await;
+    // It is due all the same: once it is released it is tried, and the other is not.
+    order(&site, &["release", id]).await;
+    assert_eq!(held(&site).await, 0);
+    deferred("held@box.test", 2).await;
+    order(&site, &["retry", id]).await;
+    deferred("held@box.test", 3).await;
+    deferred("free@box.test", 3).await;
+    assert!(service.terminate().await.unwrap().success());
+}
+
+#[tokio::test]
+async fn retry_hold_and_release_of_a_stopped_service() {
+    let site = Site::new();
+    let (service, address) = relay(&site, "").await;
+    for (subject, to) in [("one", "held@box.test"), ("two", "free@box.test")] {
+        send(address, subject, to).await;
+        service.log().wait_for(&["deferred", to]).await.unwrap();
+    }
+    assert!(service.terminate().await.unwrap().success());
+    let due = async |to: &str| shown(&site, to).await["recipients"][0]["due"].clone();
+    let minutes = 60 * 1000;
+    for to in ["held@box.test", "free@box.test"] {
+        let due = due(to).await.as_u64().unwrap();
+        assert!(due > now() + 30 * minutes, "{to}: {due}");
+    }
+    order(&site, &["hold", "--to", "held@box.test"]).await;
+    assert_eq!(held(&site).await, 1);
+    assert_eq!(due("held@box.test").await, Value::Null);
+    order(&site, &["retry", "--all"]).await;
+    let free = due("free@box.test").await.as_u64().unwrap();
+    assert!(free <= now(), "{free}");
+    assert_eq!(due("held@box.test").await, Value::Null);
+    // The hold outlives the order's process, and the next run of the service keeps to it.
+    let path = site.configuration("relay");
+    let service = Site::start_again("postroad-relay", &path).await.unwrap();
+    service
+        .log()
+        .wait_for(&["deferred", "free@box.test"])
+        .await
+        .unwrap();
+    tried(&site, "free@box.test", 2).await;
+    order(&site, &["retry", "--to", "free@box.test"]).await;
+    let again = ["deferred", "free@box.test"];
+    service.log().wait_for_many(2, &again).await.unwrap();
+    let of_held = |line: &String| line.contains("held@box.test");
+    assert!(!service.log().lines().iter().any(of_held));
+    assert!(service.terminate().await.unwrap().success());
+    order(&site, &["release", "--held"]).await;
+    assert_eq!(held(&site).await, 0);
+    let released = due("held@box.test").await.as_u64().unwrap();
+    assert!(released <= now(), "{released}");
+    let service = Site::start_again("postroad-relay", &path).await.unwrap();
+    service
+        .log()
+        .wait_for(&["deferred", "held@box.test"])
+        .await
+        .unwrap();
+    assert!(service.terminate().await.unwrap().success());
 }
