@@ -49,6 +49,7 @@ pub async fn all<S: Store>(fresh: impl AsyncFn() -> S) {
     given_back_counts_nothing(&fresh().await).await;
     notices_come_with_their_state(&fresh().await).await;
     operators_are_obeyed(&fresh().await).await;
+    a_retry_during_an_attempt_counts(&fresh().await).await;
     pages_have_all_once(&fresh().await).await;
     filters_choose(&fresh().await).await;
     sleepers_are_woken(&fresh().await).await;
@@ -563,6 +564,21 @@ pub async fn operators_are_obeyed<S: Store>(store: &S) {
     );
     assert_eq!(store.totals().messages, 0);
     assert_eq!(store.next_due(at(3)), None);
+}
+
+/// A retry that is asked for while an attempt is under way holds for when that has ended.
+pub async fn a_retry_during_an_attempt_counts<S: Store>(store: &S) {
+    accept(store, START, &["bob@b.example"], b"x").await;
+    let claimed = claim(store, START).await.remove(0);
+    let all = Filter::default();
+    store.operate(at(1), Operation::Retry, &all).await.unwrap();
+    assert!(claim(store, at(2)).await.is_empty(), "not before");
+    defer(store, at(3), &claimed, at(5000)).await;
+    let claimed = claim(store, at(4)).await.remove(0);
+    // Once.
+    defer(store, at(5), &claimed, at(5000)).await;
+    assert!(claim(store, at(6)).await.is_empty());
+    assert_eq!(claim(store, at(5000)).await.len(), 1);
 }
 
 /// `page` has every message once, by id.

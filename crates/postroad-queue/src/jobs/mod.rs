@@ -57,6 +57,8 @@ struct Job {
     attempts: u32,
     warned: bool,
     leased: bool,
+    /// A retry was asked for while it was under lease: due at once when that ends.
+    again: bool,
 }
 
 #[derive(Debug)]
@@ -183,6 +185,7 @@ impl<P> Jobs<P> {
                 attempts: 0,
                 warned: false,
                 leased: false,
+                again: false,
             });
             self.lanes.add(lane, id, Some(due));
         }
@@ -371,6 +374,7 @@ impl<P> Jobs<P> {
                         self.lanes.order(job.lane, id, now, true);
                     }
                     job.due = now;
+                    job.again = job.leased;
                     self.lanes.park(job.lane, None);
                 }
                 return true;

@@ -90,7 +90,7 @@ impl<P> Jobs<P> {
             lane: lease.lane.clone(),
             finals,
             attempts: job.attempts.saturating_add(u32::from(record.counts)),
-            due: record.next_due.unwrap_or(now),
+            due: record.next_due.filter(|_| !job.again).unwrap_or(now),
             warned: job.warned || record.warned,
         })
     }
@@ -127,6 +127,9 @@ impl<P> Jobs<P> {
             self.lanes.give_back(number, lease.id, None);
             self.drop_job(lease.id, number)
         } else {
+            if let Some(job) = self.job_mut(lease.id, number) {
+                job.again = false;
+            }
             self.end_lease(lease.id, number);
             None
         }
@@ -187,6 +190,7 @@ impl<P> Jobs<P> {
                 attempts: job.attempts,
                 warned: job.warned,
                 leased: false,
+                again: false,
             });
         }
         self.bytes = self.bytes.saturating_add(saved.size);
