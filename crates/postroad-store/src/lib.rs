@@ -1,16 +1,39 @@
 //! The local queue store: a segment log that is the truth, and a sled index over it that may be
 //! deleted at any time.
 //!
-//! ```no_run
-//! # async fn example() -> Result<(), postroad_queue::StoreError> {
+//! ```
+//! # #[tokio::main]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use postroad_mail::{Envelope, Origin, Recipient, Timestamp};
+//! use postroad_queue::{Draft, Filter, Lane, Store};
 //! use postroad_store::{LocalStore, Options};
 //!
-//! let options = Options::new("/var/lib/postroad/queue");
-//! // Opening reads the log, and blocks.
-//! let opened = tokio::task::spawn_blocking(move || LocalStore::open(options)).await;
-//! let (store, report) = opened.expect("opening does not panic")?;
-//! println!("{} messages wait", report.messages);
-//! # drop(store); Ok(()) }
+//! # let directory = tempfile::tempdir()?;
+//! # let directory = directory.path().join("queue");
+//! let options = Options { min_free: 0, ..Options::new(&directory) };
+//! // Opening may read the whole log, and blocks.
+//! let opening = options.clone();
+//! let (store, report) = tokio::task::spawn_blocking(|| LocalStore::open(opening)).await??;
+//! assert_eq!(report.messages, 0);
+//!
+//! let now = Timestamp::from_millis(1_800_000_000_000);
+//! let mut incoming = store.begin(now)?;
+//! incoming.write("Hello\r\n".into()).await?;
+//! let to = Recipient::new("bob@example.org".parse()?);
+//! let draft = Draft {
+//!     envelope: Envelope::new("<alice@example.com>".parse()?, to),
+//!     origin: Origin::default(),
+//!     head: "Subject: example\r\n\r\n".into(),
+//!     lanes: vec![Lane::new("example.org")],
+//! };
+//! let id = incoming.commit(now, draft).await?; // now it is on disk
+//!
+//! store.close().await?;
+//! drop(store);
+//! let (store, report) = LocalStore::open(options)?;
+//! assert!(report.clean && report.messages == 1);
+//! assert_eq!(store.page(&Filter::default(), None, 10).await?[0].id, id);
+//! # Ok(()) }
 //! ```
 
 mod checkpoint;
