@@ -97,9 +97,10 @@ impl LocalIncoming {
         }
         let body = std::mem::take(&mut self.body).freeze();
         let message = prepare(self.id, now, draft, body, big_part, None)?;
+        // Before the sender, and so dropped after it: whoever drops the last handle waits for the
+        // writer, which waits for the senders.
         let handle = self.handle.upgrade().ok_or(StoreError::Closed)?;
         let sender = handle.commits()?;
-        drop(handle);
         let (reply, replied) = oneshot::channel();
         let commit = Commit {
             messages: vec![message],

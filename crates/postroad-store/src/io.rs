@@ -1,4 +1,5 @@
-//! The only way the store touches files, and so the place where tests make them fail.
+//! The only way the store touches files, but for the index, which is sled's and may be lost; and
+//! so the place where tests make them fail.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;

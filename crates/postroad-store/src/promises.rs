@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use postroad_queue::contract::{START, accept, at, claim, defer, draft, read};
-use postroad_queue::{Filter, Store as _};
+use postroad_queue::{Filter, Store as _, StoreError};
 use proptest::prelude::*;
 
 use crate::io::Io;
@@ -59,6 +59,55 @@ async fn one_sync_for_all_who_wait() {
         .filter(|c| *c == "sync seg-00000001.log")
         .count();
     assert!((1..=2).contains(&syncs), "{syncs} syncs");
+}
+
+/// A stop lets every commit come to its end, on one thread and with more of them than may wait:
+/// none of them waits for the stop in turn.
+#[tokio::test]
+async fn a_stop_waits_for_commits_and_they_not_for_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let io = Io::default();
+    let files = io.0.clone();
+    let (store, _) = LocalStore::open_with(options(dir.path()), io).unwrap();
+    accept(
+        &store,
+        START,
+        &["bob@b.example"],
+        b"the first makes the segment",
+    )
+    .await;
+    let mut large = store.begin(START).unwrap();
+    large.write(vec![b'x'; 300_000].into()).await.unwrap();
+    files.syncs_wait.store(true, Ordering::SeqCst);
+    let mut commits = vec![tokio::spawn(large.commit(START, draft(&["bob@b.example"])))];
+    for _ in 0..1200 {
+        let incoming = store.begin(START).unwrap();
+        commits.push(tokio::spawn(
+            incoming.commit(START, draft(&["bob@b.example"])),
+        ));
+    }
+    for _ in 0..3 {
+        tokio::task::yield_now().await;
+    }
+    let closing = tokio::spawn({
+        let store = store.clone();
+        async move { store.close().await }
+    });
+    while store.begin(START).is_ok() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    files.syncs_wait.store(false, Ordering::SeqCst);
+    closing.await.unwrap().unwrap();
+    let mut kept = 1;
+    for commit in commits {
+        match commit.await.unwrap() {
+            Ok(_) => kept += 1,
+            Err(StoreError::Closed) => {}
+            Err(other) => panic!("{other}"),
+        }
+    }
+    assert_eq!(store.totals().messages, kept);
+    assert!(kept > 1000, "{kept}");
 }
 
 /// The first attempt needs no disk: what was just written is handed over in memory.

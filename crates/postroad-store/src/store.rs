@@ -41,6 +41,9 @@ pub struct LocalStore(Arc<Handle>);
 pub(crate) struct Handle {
     inner: Arc<Inner>,
     running: Mutex<Option<Running>>,
+    /// Held for as long as a stop takes: who asks for another waits for it. Not `running`, for
+    /// which commits wait that the stop waits for.
+    stopping: Mutex<()>,
 }
 
 #[derive(Debug)]
@@ -123,6 +126,7 @@ impl LocalStore {
         let handle = Handle {
             inner,
             running: Mutex::new(Some(running)),
+            stopping: Mutex::new(()),
         };
         Ok((Self(Arc::new(handle)), found.report))
     }
@@ -146,9 +150,13 @@ impl Handle {
     /// Where some state is not on disk.
     fn stop(&self) -> Result<(), StoreError> {
         self.inner.closed.store(true, Ordering::Release);
-        // Held to the end: who asks for a stop a second time waits for the first.
-        let mut place = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(running) = place.take() else {
+        let _one = self.stopping.lock().unwrap_or_else(PoisonError::into_inner);
+        let running = self
+            .running
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let Some(running) = running else {
             return Ok(());
         };
         drop((running.commits, running.stop));

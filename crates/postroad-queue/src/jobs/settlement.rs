@@ -29,7 +29,7 @@ pub struct Settlement {
 }
 
 /// All that the table knows of a message, but its leases.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Saved {
     /// Octets of the message.
     pub size: u64,
@@ -42,7 +42,7 @@ pub struct Saved {
 }
 
 /// One lane of a message, as [`Jobs::save`] gives it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SavedJob {
     /// Which.
     pub lane: Lane,
