@@ -5,11 +5,17 @@
     reason = "a test kit stops at the first thing that is not as it must be"
 )]
 
+pub mod account;
 pub mod certificates;
+pub mod crash;
 pub mod dialogue;
+pub mod disk;
 pub mod dns;
 pub mod http;
+pub mod letters;
+pub mod load;
 pub mod memory;
+pub mod orders;
 pub mod peers;
 pub mod postfix;
 pub mod process;

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::net::UnixDatagram;
+use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -212,13 +213,31 @@ impl Service {
         arguments: &[&str],
         environment: &[(&str, &str)],
     ) -> anyhow::Result<Starting> {
+        Self::spawn_by(&[], name, arguments, environment)
+    }
+
+    /// The same by way of another program: `before` is what stands before the path of ours, and
+    /// ends up as it (exec).
+    ///
+    /// # Errors
+    /// Where it cannot be started.
+    pub fn spawn_by(
+        before: &[String],
+        name: &str,
+        arguments: &[&str],
+        environment: &[(&str, &str)],
+    ) -> anyhow::Result<Starting> {
         let path = program(name);
+        let mut words: Vec<_> = before.iter().map(Into::into).collect();
+        words.push(path.clone().into_os_string());
+        words.extend(arguments.iter().map(Into::into));
+        let first = words.remove(0);
         let directory = tempfile::tempdir()?;
         let socket = directory.path().join("notify");
         let said = UnixDatagram::bind(&socket)?;
         said.set_nonblocking(true)?;
         let said = tokio::net::UnixDatagram::from_std(said)?;
-        let mut child = command(&path, arguments)
+        let mut child = command(first.as_ref(), &words)
             .env("NOTIFY_SOCKET", &socket)
             .envs(environment.iter().copied())
             .stdin(Stdio::null())
@@ -308,6 +327,14 @@ impl Service {
     /// Where the kernel does not say.
     pub fn memory(&self) -> anyhow::Result<Memory> {
         Memory::watch(self.pid()?)
+    }
+
+    /// The root directory as it sees it: where it has mounts of its own, they are there.
+    ///
+    /// # Errors
+    /// Where it has ended.
+    pub fn root(&self) -> anyhow::Result<PathBuf> {
+        Ok(format!("/proc/{}/root", self.pid()?).into())
     }
 
     fn pid(&self) -> anyhow::Result<Pid> {

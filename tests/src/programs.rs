@@ -1,5 +1,6 @@
 //! The workspace's programs, and those of others, run to their end.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::OnceLock;
@@ -39,9 +40,15 @@ pub fn program(name: &str) -> PathBuf {
     directory.join(name)
 }
 
-/// The target directory and the profile that a test program at `target/debug/deps/name` is of.
+/// The target directory and the profile that a program of this package at `target/debug/deps/name`
+/// (a test) or `target/debug/name` is of.
 fn place_of(test: &Path) -> Option<(PathBuf, String)> {
-    let directory = test.ancestors().nth(2)?;
+    let beside = test.parent()?;
+    let directory = if beside.ends_with("deps") {
+        beside.parent()?
+    } else {
+        beside
+    };
     let target = directory.parent()?.to_owned();
     let name = directory.file_name()?.to_str()?;
     // The one profile whose directory has another name.
@@ -66,7 +73,7 @@ fn build(target: &Path, profile: &str) {
 }
 
 /// A program to be started with arguments, and nothing of ours in its environment.
-pub(crate) fn command(path: &Path, arguments: &[&str]) -> Command {
+pub(crate) fn command(path: &Path, arguments: &[impl AsRef<OsStr>]) -> Command {
     let mut command = Command::new(path);
     command.args(arguments).kill_on_drop(true);
     for name in NOT_INHERITED {
@@ -159,8 +166,10 @@ mod tests {
     fn programs_stand_where_the_test_does() {
         for (test, target, profile) in [
             ("/w/target/debug/deps/system-1", "/w/target", "dev"),
+            ("/w/target/debug/postroad-crash", "/w/target", "dev"),
             ("/w/target/release/deps/system-1", "/w/target", "release"),
             ("/t/x86_64/bench/deps/system-1", "/t/x86_64", "bench"),
+            ("/w/target/release/postroad-crash", "/w/target", "release"),
         ] {
             let expected = (PathBuf::from(target), profile.to_owned());
             assert_eq!(place_of(Path::new(test)), Some(expected), "{test}");

@@ -48,6 +48,7 @@ const COMPOSED: &[&str] = &[
     "postroad",
     "postroad-submission",
     "postroad-relay",
+    "postroad-bench",
     "postroad-tests",
     "xtask",
 ];

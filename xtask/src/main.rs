@@ -1,5 +1,6 @@
 //! The project's own tool. `cargo xtask help` lists what it does.
 
+mod crash;
 mod deps;
 mod licences;
 mod purity;
@@ -35,6 +36,15 @@ enum Task {
     Tidy,
     /// Build the pure crates without default features, and for WebAssembly where that target is installed
     Pure,
+    /// Measure Postroad beside its peers, in release; docs/benchmarks.md says what and how
+    #[command(disable_help_flag = true)]
+    Bench {
+        /// What the benchmark itself takes; `--help` shows it
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Kill the relay under load, again and again, and count what is lost
+    Crash(crash::Crash),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -44,6 +54,8 @@ fn main() -> anyhow::Result<()> {
         Task::Licences => licences::check(&root()?),
         Task::Tidy => tidy::check(&root()?),
         Task::Pure => pure(&root()?),
+        Task::Crash(crash) => crash::run(&root()?, &crash),
+        Task::Bench { arguments } => bench(&root()?, &arguments),
     }
 }
 
@@ -110,6 +122,19 @@ fn pure(root: &Path) -> anyhow::Result<()> {
     }
     arguments.extend(["--target", WASM]);
     cargo(root, &arguments, &[])
+}
+
+/// Builds what is measured, and what measures it, and runs the latter.
+fn bench(root: &Path, arguments: &[String]) -> anyhow::Result<()> {
+    const PACKAGE: &str = "postroad-bench";
+    cargo(
+        root,
+        &["build", "--release", "--locked", "-p", "postroad"],
+        &[],
+    )?;
+    let mut run = vec!["run", "--release", "--locked", "-p", PACKAGE, "--"];
+    run.extend(arguments.iter().map(String::as_str));
+    cargo(root, &run, &[])
 }
 
 /// Whether the toolchain in use can build for a target.

@@ -187,3 +187,48 @@ fn tracked(root: &Path) -> anyhow::Result<Vec<PathBuf>> {
         .map(PathBuf::from)
         .collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn faults(line: &str) -> Vec<String> {
+        let mut faults = Vec::new();
+        let text = format!("fn f() {{\n    {line}\n}}\n");
+        source(Path::new("crates/x/src/y.rs"), &text, &mut faults);
+        faults
+    }
+
+    /// Cut in two here as well.
+    #[test]
+    fn what_is_banned_is_found() {
+        for (line, needle) in [
+            (["db.flush", "_async().await?;"], ["flush", "_async("]),
+            (["let f = tree.flush", "_async();"], ["flush", "_async("]),
+            (["tree.apply", "_batch(batch)?;"], ["apply", "_batch("]),
+            (["Tree::apply", "_batch(&tree, b)"], ["apply", "_batch("]),
+            (
+                ["mpsc::unbounded", "_channel();"],
+                ["unbounded", "_channel("],
+            ),
+            (["// TO", "DO: later"], ["TO", "DO"]),
+        ] {
+            let faults = faults(&line.concat());
+            assert_eq!(faults.len(), 1, "{line:?}: {faults:?}");
+            let start = format!("crates/x/src/y.rs:2: `{}`: ", needle.concat());
+            assert!(faults[0].starts_with(&start), "{faults:?}");
+        }
+        for line in ["db.flush()?;", "tree.insert(key, value)?;"] {
+            assert_eq!(faults(line), Vec::<String>::new(), "{line}");
+        }
+    }
+
+    #[test]
+    fn long_files_are_found() {
+        for (lines, found) in [(LINES_MAX, 0), (LINES_MAX + 1, 1)] {
+            let mut faults = Vec::new();
+            source(Path::new("y.rs"), &"x\n".repeat(lines), &mut faults);
+            assert_eq!(faults.len(), found, "{lines}");
+        }
+    }
+}

@@ -268,6 +268,7 @@ impl Intake {
             origin: origin.clone(),
             head: whole,
             lanes,
+            resumes: None,
         };
         match incoming.commit(now, draft).await {
             Ok(id) => Ok((id, origin)),

@@ -41,7 +41,7 @@
 //! let (now, origin) = (SystemClock.now(), Origin::default());
 //! let lanes = outbound.lanes(&envelope, &origin, 100).await;
 //! let head = "Subject: hi\r\n\r\nhello\r\n".into();
-//! let draft = Draft { envelope, origin, head, lanes };
+//! let draft = Draft { envelope, origin, head, lanes, resumes: None };
 //! store.begin(now)?.commit(now, draft).await?;
 //!
 //! let shutdown = CancellationToken::new();

@@ -29,6 +29,14 @@ impl Filter {
                 let mut all = message.recipients.iter();
                 all.any(|r| !r.state.is_final() && is_in(&r.address, domain))
             })
+            && self.reason.as_deref().is_none_or(|reason| {
+                let mut all = message.recipients.iter().filter(|r| !r.state.is_final());
+                all.any(|r| {
+                    r.last
+                        .as_ref()
+                        .is_some_and(|last| contains(&last.reply.to_string(), reason))
+                })
+            })
     }
 
     /// Whether all messages are meant, so that none needs to be looked at.

@@ -24,6 +24,7 @@
 //!     origin: Origin::default(),
 //!     head: "Subject: hi\r\n\r\n".into(),
 //!     lanes: vec![Lane::new("far.example")],
+//!     resumes: None,
 //! };
 //! let id = incoming.commit(now, draft).await?;
 //!
@@ -56,17 +57,22 @@
 
 pub mod contract;
 mod filter;
+mod health;
 mod id;
 pub mod jobs;
 mod mem;
 mod outcome;
+mod resume;
 mod schedule;
 mod store;
+pub mod transfer;
 mod wakers;
 
+pub use health::{Finding, Health, Verified};
 pub use id::{Mint, QueueId, QueueIdError};
 pub use mem::MemStore;
 pub use outcome::{Evidence, Outcome, RecipientState};
+pub use resume::{Resume, Resumed};
 pub use schedule::{InvalidSchedule, Next, RetrySchedule};
 pub use store::{
     AttemptRecord, BoxFuture, Change, ClaimRequest, Claimed, Content, Draft, Filter, Incoming,

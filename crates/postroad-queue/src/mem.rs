@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use postroad_mail::Timestamp;
 
+use crate::health::{Health, Verified};
 use crate::id::{Mint, QueueId};
 use crate::jobs::{Entry, Jobs};
 use crate::outcome::Evidence;
@@ -113,29 +114,55 @@ impl MemStore {
     }
 
     /// Octets are reserved already.
-    fn insert(table: &mut Table, now: Timestamp, id: QueueId, mut draft: Draft, body: Bytes) {
+    ///
+    /// # Errors
+    /// Where nobody waits for it.
+    fn insert(
+        table: &mut Table,
+        now: Timestamp,
+        id: QueueId,
+        mut draft: Draft,
+        body: Bytes,
+    ) -> Result<(), StoreError> {
         draft.complete_lanes();
         let content = MemContent {
             head: draft.head,
             body,
         };
         let size = content.len();
-        let last = vec![None; draft.envelope.recipients().len()];
-        let message = Message {
+        let recipients = draft.envelope.recipients().len();
+        let mut last = vec![None; recipients];
+        let mut saved = None;
+        let mut arrived = now;
+        if let Some(resume) = draft.resumes {
+            saved = Some(
+                resume
+                    .saved(now, size, &draft.lanes)
+                    .ok_or(StoreError::NobodyWaits)?,
+            );
+            arrived = resume.arrived;
+            let resumed = resume.recipients.into_iter().map(|resumed| resumed.last);
+            for (last, resumed) in last.iter_mut().zip(resumed) {
+                *last = resumed;
+            }
+        }
+        let message = Box::new(Message {
             info: Arc::new(MessageInfo {
                 id,
                 envelope: draft.envelope,
                 origin: draft.origin,
-                arrived: now,
+                arrived,
                 size,
             }),
             content: Arc::new(content),
             lanes: draft.lanes.clone(),
             last,
-        };
-        table
-            .jobs
-            .insert(id, Box::new(message), size, now, &draft.lanes);
+        });
+        match saved {
+            Some(saved) => table.jobs.load(id, message, saved),
+            None => table.jobs.insert(id, message, size, now, &draft.lanes),
+        }
+        Ok(())
     }
 
     fn claim_now(
@@ -183,7 +210,7 @@ impl MemStore {
         }
         for notice in std::mem::take(&mut record.notices) {
             let id = table.mint.next(now);
-            Self::insert(&mut table, now, id, notice.draft, notice.body);
+            Self::insert(&mut table, now, id, notice.draft, notice.body)?;
         }
         if let Some(message) = table.jobs.place_mut(lease.id) {
             for change in &record.changes {
@@ -365,6 +392,25 @@ impl Store for MemStore {
         self.table().jobs.totals()
     }
 
+    fn health(&self) -> Health {
+        let used = self.0.used.load(Ordering::Relaxed);
+        Health {
+            free: Some(self.0.limit.saturating_sub(used)),
+            live: used,
+            ..Health::default()
+        }
+    }
+
+    /// Memory is what it is.
+    fn verify(&self) -> BoxFuture<'_, Result<Verified, StoreError>> {
+        let totals = self.table().jobs.totals();
+        Box::pin(ready(Ok(Verified {
+            messages: totals.messages,
+            octets: totals.bytes,
+            ..Verified::default()
+        })))
+    }
+
     fn close(&self) -> BoxFuture<'_, Result<(), StoreError>> {
         self.table().closed = true;
         Box::pin(ready(Ok(())))
@@ -397,7 +443,7 @@ impl Incoming for MemIncoming {
             self.reserved += head;
             let body = std::mem::take(&mut self.body).freeze();
             let size = head + octets(body.len());
-            MemStore::insert(&mut table, now, self.id, draft, body);
+            MemStore::insert(&mut table, now, self.id, draft, body)?;
             self.reserved -= size; // the table has it now
             Ok(self.id)
         });

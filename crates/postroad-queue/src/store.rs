@@ -9,9 +9,11 @@ use bytes::Bytes;
 use postroad_mail::{Address, Envelope, Origin, Timestamp};
 use serde::{Deserialize, Serialize};
 
+use crate::health::{Health, Verified};
 use crate::id::QueueId;
 use crate::jobs::{Entry, Jobs};
 use crate::outcome::{Evidence, Outcome, RecipientState};
+use crate::resume::Resume;
 
 /// A boxed future, so that stores can be chosen at run time.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -92,6 +94,9 @@ pub enum StoreError {
         /// What we know.
         known: String,
     },
+    /// Of the message that was to be taken over from another queue, every recipient is done with.
+    #[error("no recipient of the message waits any more")]
+    NobodyWaits,
     /// No message has that id.
     #[error("no message {0} is in the queue")]
     NotFound(QueueId),
@@ -114,6 +119,8 @@ pub struct Draft {
     pub head: Bytes,
     /// The lane of each recipient, in order.
     pub lanes: Vec<Lane>,
+    /// Where it stands already, if it comes from another queue.
+    pub resumes: Option<Resume>,
 }
 
 impl Draft {
@@ -148,6 +155,13 @@ pub trait Incoming: Send {
 
     /// Makes the message durable; it survives a power loss once this has returned `Ok` (in
     /// stores that keep anything at all). After an error it may still turn up, never in part.
+    ///
+    /// A draft that [resumes](Draft::resumes) is from its first moment where it says: held, if it
+    /// was held, so that no claim comes in between.
+    ///
+    /// # Errors
+    /// [`StoreError::Full`] where there is no room (any longer), [`StoreError::Io`] where it
+    /// cannot be written, [`StoreError::NobodyWaits`], [`StoreError::Closed`].
     fn commit(
         self: Box<Self>,
         now: Timestamp,
@@ -279,6 +293,8 @@ pub struct Filter {
     pub arrived_before: Option<Timestamp>,
     /// Held (or not).
     pub held: Option<bool>,
+    /// The reply to the last attempt for a recipient that waits contains this (any case).
+    pub reason: Option<String>,
 }
 
 /// A message as a listing shows it.
@@ -313,6 +329,9 @@ pub struct ListedRecipient {
     pub attempts: u32,
     /// When it is tried next; none while under lease, held or in a final state.
     pub due: Option<Timestamp>,
+    /// Whether the sender has been told of the delay.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub warned: bool,
     /// What came of the last attempt.
     pub last: Option<Evidence>,
 }
@@ -422,6 +441,19 @@ pub trait Store: Send + Sync + 'static {
     /// The store at a glance.
     fn totals(&self) -> Totals;
 
+    /// How it does: space, faults, what it does besides. Cheap; asked for by every scrape of the
+    /// metrics.
+    fn health(&self) -> Health {
+        Health::default()
+    }
+
+    /// Reads all that is kept, and says what is not what was written. It takes as long as that
+    /// takes; mail goes on meanwhile.
+    ///
+    /// # Errors
+    /// Where it cannot be read at all. Damage is no error, but a finding.
+    fn verify(&self) -> BoxFuture<'_, Result<Verified, StoreError>>;
+
     /// Finishes what is being written and closes; everything but listings is refused afterwards.
     fn close(&self) -> BoxFuture<'_, Result<(), StoreError>>;
 }
@@ -462,6 +494,7 @@ impl ListedRecipient {
                 .map_or(0, |job| job.attempts)
                 .max(u32::from(state.is_final())),
             due: job.filter(|_| !state.is_final()).and_then(|job| job.due),
+            warned: job.is_some_and(|job| job.warned),
             last: last.clone(),
         }
     }

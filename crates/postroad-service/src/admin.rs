@@ -1,5 +1,7 @@
 //! How operators reach a running service: HTTP over a Unix socket that only its owner may open.
 
+mod whole;
+
 use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
@@ -9,12 +11,12 @@ use std::{fs, io};
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{Path as UrlPath, State};
-use axum::http::StatusCode;
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{get, post};
 use postroad_net::clock;
 use postroad_queue::{
-    Content, Filter, LaneSummary, Listed, Operation, QueueId, Store, StoreError, Totals,
+    Content, Filter, Health, LaneSummary, Listed, Operation, QueueId, Store, StoreError, Totals,
 };
 use serde::{Deserialize, Serialize};
 use tokio::net::{TcpListener, UnixListener};
@@ -24,9 +26,17 @@ use tracing::{error, info};
 
 use crate::config::Loaded;
 use crate::service::ServiceError;
+use crate::{metrics, with_causes};
+
+pub use whole::ImportReport;
+pub(crate) use whole::ImportRequest;
 
 /// Messages in one page of a listing, at most.
 pub const PAGE_MAX: usize = 1000;
+/// Messages that are asked of the store at once.
+pub(crate) const PAGE_PART: usize = postroad_queue::transfer::PAGE;
+/// A page that has so many octets gets no further messages.
+const PAGE_OCTETS: usize = 4 << 20;
 /// Octets of a body sent at a time.
 const PIECE: usize = 64 << 10;
 
@@ -66,6 +76,9 @@ pub struct Stats {
     pub totals: Totals,
     /// By lane.
     pub lanes: Vec<LaneSummary>,
+    /// How the store does.
+    #[serde(default)]
+    pub health: Health,
 }
 
 impl Stats {
@@ -75,6 +88,7 @@ impl Stats {
         Self {
             totals: store.totals(),
             lanes: store.lanes(),
+            health: store.health(),
         }
     }
 }
@@ -92,6 +106,20 @@ pub struct Admin {
 struct Shared {
     store: Arc<dyn Store>,
     reload: Arc<Notify>,
+    shutdown: CancellationToken,
+}
+
+impl Shared {
+    /// What may take long ends without a result where the service does.
+    async fn unless_stopping<T>(
+        &self,
+        work: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, Failure> {
+        tokio::select! {
+            () = self.shutdown.cancelled() => Err(Failure::Stopping),
+            done = work => done.map_err(Failure::Store),
+        }
+    }
 }
 
 impl Admin {
@@ -110,8 +138,9 @@ impl Admin {
             .map_err(|error| failed("admin.socket", socket.display().to_string(), error))?;
         let (reload, shutdown) = (Arc::new(Notify::new()), CancellationToken::new());
         let shared = Shared {
-            store,
+            store: Arc::clone(&store),
             reload: Arc::clone(&reload),
+            shutdown: shutdown.clone(),
         };
         let stopped = shutdown.clone().cancelled_owned();
         let mut tasks = vec![tokio::spawn(async move {
@@ -123,7 +152,7 @@ impl Admin {
             }
         })];
         if let Some(address) = config.admin.http {
-            let health = health(address, shutdown.clone()).await;
+            let health = health(address, store, shutdown.clone()).await;
             tasks.push(health.map_err(|error| failed("admin.http", address.to_string(), error))?);
         }
         Ok(Arc::new(Self {
@@ -190,16 +219,18 @@ fn listen(path: &Path) -> io::Result<UnixListener> {
     listener
 }
 
-/// Health alone, for load balancers and service managers, on a loopback address.
+/// Health and metrics, for load balancers and monitoring, on a loopback address.
 async fn health(
     address: SocketAddr,
+    store: Arc<dyn Store>,
     shutdown: CancellationToken,
 ) -> io::Result<tokio::task::JoinHandle<()>> {
     let listener = TcpListener::bind(address).await?;
     info!(address = %listener.local_addr()?, "health over HTTP");
     let router = Router::new()
-        .route("/health", get(healthy))
-        .route("/", get(healthy));
+        .route("/", get(healthy))
+        .merge(watched())
+        .with_state(store);
     Ok(tokio::spawn(async move {
         let served = axum::serve(listener, router)
             .with_graceful_shutdown(shutdown.cancelled_owned())
@@ -210,19 +241,51 @@ async fn health(
     }))
 }
 
-fn all(shared: Shared) -> Router {
+/// What tells how the service does, and nothing of anybody's mail.
+fn watched() -> Router<Arc<dyn Store>> {
     Router::new()
         .route("/health", get(healthy))
+        .route("/metrics", get(metrics))
+}
+
+fn all(shared: Shared) -> Router {
+    let watched = watched().with_state(Arc::clone(&shared.store));
+    Router::new()
         .route("/reload", post(reload))
         .route("/queue/page", post(page))
         .route("/queue/operate", post(operate))
         .route("/queue/stats", get(stats))
+        .route("/queue/verify", get(whole::verify))
+        .route("/queue/export", post(whole::export))
+        .route("/queue/import", post(whole::import))
         .route("/queue/{id}/body", get(body))
         .with_state(shared)
+        .merge(watched)
 }
 
-async fn healthy() -> Json<serde_json::Value> {
-    Json(serde_json::json!({ "status": "ok", "version": env!("CARGO_PKG_VERSION") }))
+/// A service whose queue takes no mail answers it with a temporary error: whoever spreads
+/// connections does better to choose another.
+async fn healthy(State(store): State<Arc<dyn Store>>) -> Response {
+    health_of(store.health())
+}
+
+fn health_of(health: Health) -> Response {
+    let version = env!("CARGO_PKG_VERSION");
+    let Some(fault) = health.fault else {
+        return Json(serde_json::json!({ "status": "ok", "version": version })).into_response();
+    };
+    let answer = serde_json::json!({
+        "status": "degraded",
+        "fault": fault,
+        "since": health.fault_since,
+        "version": version,
+    });
+    (StatusCode::SERVICE_UNAVAILABLE, Json(answer)).into_response()
+}
+
+async fn metrics(State(store): State<Arc<dyn Store>>) -> Response {
+    let kind = [(header::CONTENT_TYPE, metrics::CONTENT_TYPE)];
+    (kind, metrics::text(&*store)).into_response()
 }
 
 async fn reload(State(shared): State<Shared>) -> StatusCode {
@@ -230,17 +293,46 @@ async fn reload(State(shared): State<Shared>) -> StatusCode {
     StatusCode::ACCEPTED
 }
 
+/// An array of messages. It may end before there are as many as were asked for; only an empty one
+/// says that there are no more.
 async fn page(
     State(shared): State<Shared>,
     Json(request): Json<PageRequest>,
-) -> Result<Json<Vec<Listed>>, Failure> {
-    let max = request.max.clamp(1, PAGE_MAX);
-    Ok(Json(
-        shared
-            .store
-            .page(&request.filter, request.after, max)
-            .await?,
-    ))
+) -> Result<Response, Failure> {
+    let listing = listing(&*shared.store, &request);
+    let listing = shared.unless_stopping(listing).await?;
+    let kind = [(header::CONTENT_TYPE, "application/json")];
+    Ok((kind, listing).into_response())
+}
+
+async fn listing(store: &dyn Store, request: &PageRequest) -> Result<Vec<u8>, StoreError> {
+    let mut left = request.max.clamp(1, PAGE_MAX);
+    let (mut after, mut listing) = (request.after, vec![b'[']);
+    while left > 0 && listing.len() < PAGE_OCTETS {
+        let part = store.page(&request.filter, after, left.min(PAGE_PART));
+        let part = part.await?;
+        let Some(last) = part.last() else { break };
+        after = Some(last.id);
+        for message in part {
+            if listing.len() >= PAGE_OCTETS {
+                break;
+            }
+            if listing.len() > 1 {
+                listing.push(b',');
+            }
+            append(&mut listing, &message)?;
+            left = left.saturating_sub(1);
+        }
+    }
+    listing.push(b']');
+    Ok(listing)
+}
+
+fn append(listing: &mut Vec<u8>, message: &Listed) -> Result<(), StoreError> {
+    serde_json::to_writer(listing, message).map_err(|error| StoreError::Damaged {
+        place: format!("message {}", message.id),
+        detail: error.to_string().into(),
+    })
 }
 
 async fn operate(
@@ -281,71 +373,31 @@ async fn body(
     Ok(Body::from_stream(pieces).into_response())
 }
 
-struct Failure(StoreError);
+const STOPPING: &str = "the service is stopping; ask again when it has stopped";
+
+enum Failure {
+    Store(StoreError),
+    Stopping,
+}
 
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
-        Self(error)
+        Self::Store(error)
     }
 }
 
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
-        let status = if matches!(self.0, StoreError::NotFound(_)) {
-            StatusCode::NOT_FOUND
-        } else {
-            StatusCode::INTERNAL_SERVER_ERROR
+        let (status, text) = match self {
+            Self::Stopping => (StatusCode::SERVICE_UNAVAILABLE, STOPPING.to_owned()),
+            Self::Store(error @ StoreError::NotFound(_)) => {
+                (StatusCode::NOT_FOUND, error.to_string())
+            }
+            Self::Store(error) => (StatusCode::INTERNAL_SERVER_ERROR, with_causes(&error)),
         };
-        (status, self.0.to_string()).into_response()
+        (status, text).into_response()
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use postroad_queue::MemStore;
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-
-    async fn ask(socket: &Path, request: &str) -> String {
-        let mut stream = tokio::net::UnixStream::connect(socket).await.unwrap();
-        let head = "HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
-        let request = format!("{request} {head}");
-        stream.write_all(request.as_bytes()).await.unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.unwrap();
-        answer
-    }
-
-    #[tokio::test]
-    async fn health_and_reload_for_the_owner_alone() {
-        let directory = tempfile::tempdir().unwrap();
-        let socket = directory.path().join("admin.sock");
-        let mut config = crate::config::Config::default();
-        config.admin.socket = Some(socket.clone());
-        let loaded = Loaded::from_config(config);
-        let store = || -> Arc<dyn Store> { Arc::new(MemStore::new(1 << 20)) };
-        // One left over by a process that was killed.
-        drop(UnixListener::bind(&socket).unwrap());
-
-        let admin = Admin::start(&loaded, store()).await.unwrap();
-        let mode = fs::metadata(&socket).unwrap().permissions().mode();
-        assert_eq!(mode & 0o777, 0o600);
-        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
-        let health = ask(&socket, "GET /health").await;
-        assert!(
-            health.starts_with("HTTP/1.1 200 ") && health.contains("\"status\":\"ok\""),
-            "{health}"
-        );
-        let reload = ask(&socket, "POST /reload").await;
-        assert!(reload.starts_with("HTTP/1.1 202 "), "{reload}");
-        admin.reload_asked().await;
-
-        let second = Admin::start(&loaded, store()).await.unwrap_err();
-        assert!(
-            second.to_string().contains("another process answers there"),
-            "{second}"
-        );
-        admin.stop().await;
-        assert!(!socket.exists());
-    }
-}
+mod tests;

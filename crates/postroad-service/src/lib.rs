@@ -29,6 +29,7 @@ pub mod admin;
 mod causes;
 pub mod config;
 pub mod dev;
+mod metrics;
 pub mod queue;
 mod service;
 pub mod telemetry;

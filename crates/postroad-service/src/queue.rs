@@ -1,25 +1,33 @@
 //! The queue as an operator sees it: of a running service over its admin socket, of a stopped
 //! one directly.
 
+mod whole;
+
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
+use hyper::body::Body;
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use nix::unistd::{Uid, User};
+use postroad_mail::Timestamp;
 use postroad_net::clock;
+use postroad_queue::transfer::TransferError;
 use postroad_queue::{Filter, Listed, Operation, QueueId, Store, StoreError};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
-use crate::admin::{OperateRequest, Operated, PAGE_MAX, PageRequest, Stats};
+use crate::admin::{OperateRequest, Operated, PAGE_MAX, PAGE_PART, PageRequest, Stats};
 use crate::config::{Config, StoreKind};
 use crate::service::{ServiceError, open_store};
+
+pub use whole::{Pieces, pieces};
 
 /// Octets of an answer other than a message's body, at most.
 const ANSWER_MAX: usize = 256 << 20;
@@ -42,6 +50,12 @@ pub enum QueueError {
         /// What went wrong.
         detail: String,
     },
+    /// An export or import.
+    #[error(transparent)]
+    Transfer(#[from] TransferError),
+    /// What was read from the queue cannot be written where it should go.
+    #[error("writing the output")]
+    Output(#[source] io::Error),
     /// It says no.
     #[error("{0}")]
     Refused(String),
@@ -65,6 +79,13 @@ impl std::fmt::Debug for Queue {
             Self::Stopped(_) => f.write_str("Stopped"),
         }
     }
+}
+
+/// The moment that was so long ago: what arrived before it is older.
+#[must_use]
+pub fn so_long_ago(span: Duration) -> Timestamp {
+    let millis = u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+    Timestamp::from_millis(clock::now().as_millis().saturating_sub(millis))
 }
 
 impl Queue {
@@ -98,7 +119,14 @@ impl Queue {
         Ok(Self::Stopped(open_store(config).await?))
     }
 
-    /// Messages that match, behind `after`.
+    /// Whether a service runs that uses it.
+    #[must_use]
+    pub const fn is_running(&self) -> bool {
+        matches!(self, Self::Running(_))
+    }
+
+    /// Messages that match, behind `after`; a few at a time. There are no more where there are
+    /// none.
     ///
     /// # Errors
     /// Where the queue cannot be read.
@@ -116,7 +144,7 @@ impl Queue {
                 };
                 ask(socket, Method::POST, "/queue/page", Some(&request)).await
             }
-            Self::Stopped(store) => Ok(store.page(filter, after, PAGE_MAX).await?),
+            Self::Stopped(store) => Ok(store.page(filter, after, PAGE_PART).await?),
         }
     }
 
@@ -159,20 +187,19 @@ impl Queue {
         id: QueueId,
         mut take: impl FnMut(&[u8]) -> io::Result<()>,
     ) -> Result<(), QueueError> {
-        let taken = |error: io::Error| QueueError::Refused(error.to_string());
         match self {
             Self::Running(socket) => {
                 let mut body = send(
                     socket,
                     Method::GET,
                     &format!("/queue/{id}/body"),
-                    Bytes::new(),
+                    Full::new(Bytes::new()),
                 )
                 .await?;
                 while let Some(frame) = body.frame().await {
                     let frame = frame.map_err(|e| failed(socket, e))?;
                     if let Some(piece) = frame.data_ref() {
-                        take(piece).map_err(taken)?;
+                        take(piece).map_err(QueueError::Output)?;
                     }
                 }
             }
@@ -182,7 +209,7 @@ impl Queue {
                 while offset < content.len() {
                     let piece = content.read(offset, 256 << 10).await?;
                     offset += u64::try_from(piece.len()).unwrap_or(u64::MAX).max(1);
-                    take(&piece).map_err(taken)?;
+                    take(&piece).map_err(QueueError::Output)?;
                 }
             }
         }
@@ -242,7 +269,7 @@ async fn ask<T: DeserializeOwned>(
         .transpose()
         .map_err(|e| failed(socket, e))?
         .unwrap_or_default();
-    let answer = send(socket, method, path, body.into()).await?;
+    let answer = send(socket, method, path, Full::new(Bytes::from(body))).await?;
     let octets = http_body_util::Limited::new(answer, ANSWER_MAX)
         .collect()
         .await
@@ -251,12 +278,16 @@ async fn ask<T: DeserializeOwned>(
     serde_json::from_slice(&octets).map_err(|e| failed(socket, e))
 }
 
-async fn send(
+async fn send<B>(
     socket: &Path,
     method: Method,
     path: &str,
-    body: Bytes,
-) -> Result<hyper::body::Incoming, QueueError> {
+    body: B,
+) -> Result<hyper::body::Incoming, QueueError>
+where
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
     let stream = UnixStream::connect(socket)
         .await
         .map_err(|e| failed(socket, e))?;
@@ -269,7 +300,7 @@ async fn send(
         .uri(path)
         .header("host", "localhost")
         .header("content-type", "application/json")
-        .body(Full::new(body))
+        .body(Box::pin(body))
         .map_err(|e| failed(socket, e))?;
     let response = sender
         .send_request(request)

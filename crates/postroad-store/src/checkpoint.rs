@@ -11,7 +11,8 @@
 //! | segments, messages | 4, 8 |
 //! | each segment: number, epoch; length of the log, of the journal, of what counts of it | 4, 8; 8, 8, 8 |
 //! | each message: id; segment, offset, newest state record | 16; 4, 4, 4 |
-//! | … bits (1 body in a file, 2 held); size; jobs, finished recipients | 1; 8; 4, 4 |
+//! | … octets of its record in eighths, the highest bit where its body has a file of its own | 4 |
+//! | … whether it is held; size; jobs, finished recipients | 1; 8; 4, 4 |
 //! | … each job: number of its lane (the next new one: its name follows, behind its length) | 4 (4, …) |
 //! | … … recipients that wait, attempts, due (ms), whether the sender was told of the delay | 4, 4, 8, 1 |
 //! | … each finished recipient, and how: 1 delivered, 2 failed, 3 removed | 4, 1 |
@@ -23,20 +24,20 @@ use postroad_mail::Timestamp;
 use postroad_queue::jobs::{Jobs, Saved, SavedJob};
 use postroad_queue::{Lane, QueueId, RecipientState, StoreError};
 
-use crate::inner::{Inner, Place, Segment};
+use crate::inner::Inner;
 use crate::io::{Disk, Io};
 use crate::options::Options;
+use crate::place::{Extent, Place, Segment};
 use crate::record::{Reader, SEGMENT_HEADER, segment_epoch};
+use crate::watch::now;
 
 const NAME: &str = "CLEAN";
 const UNFINISHED: &str = "CLEAN.new";
-const HEAD: [u8; 8] = *b"PRCK\x01\0\0\0";
+const HEAD: [u8; 8] = *b"PRCK\x02\0\0\0";
 /// Octets gathered before they are written.
 const PIECE: usize = 1 << 20;
-const BIG: u8 = 1;
-const HELD: u8 = 2;
 /// Octets of a message and of a job, at least: what a count is held against before it is believed.
-const MESSAGE_MIN: usize = 16 + 12 + 1 + 8 + 8;
+const MESSAGE_MIN: usize = 16 + 12 + 4 + 1 + 8 + 8;
 const JOB_MIN: usize = 4 + 4 + 4 + 8 + 1;
 
 /// The table and the segments of a store that was stopped cleanly.
@@ -86,12 +87,11 @@ fn message(
     saved: &Saved,
 ) -> Result<(), StoreError> {
     out.put(&id.to_bytes())?;
-    for n in [place.segment, place.offset, place.state] {
+    let extent = place.extent.to_bits();
+    for n in [place.segment, place.offset, place.state, extent] {
         out.int(n)?;
     }
-    let big = if place.big { BIG } else { 0 };
-    let held = if saved.held { HELD } else { 0 };
-    out.put(&[big | held])?;
+    out.put(&[u8::from(saved.held)])?;
     out.long(saved.size)?;
     out.int(count(saved.jobs.len()))?;
     out.int(count(saved.done.len()))?;
@@ -168,7 +168,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Option<(Restored, Lengths)> {
     let mut lanes = Vec::new();
     for _ in 0..messages {
         let (id, place, saved) = one(&mut reader, &mut lanes)?;
-        restored.segments.get_mut(&place.segment)?.live += 1;
+        restored.segments.get_mut(&place.segment)?.gains(place);
         restored.table.load(id, place, saved);
     }
     reader.0.is_empty().then_some((restored, lengths))
@@ -217,8 +217,9 @@ fn head(reader: &mut Reader<'_>) -> Option<(BTreeMap<u32, Segment>, Lengths, u64
     for _ in 0..count {
         let (number, epoch) = (reader.int()?, reader.long()?);
         let (log, journal) = (reader.long()?, reader.long()?);
-        let mut segment = Segment::new(epoch, true);
+        let mut segment = Segment::new(epoch, true, now());
         segment.state_end = reader.long()?;
+        (segment.end, segment.size) = (log, log);
         segments.insert(number, segment);
         lengths.push((number, log, journal));
     }
@@ -229,12 +230,13 @@ fn head(reader: &mut Reader<'_>) -> Option<(BTreeMap<u32, Segment>, Lengths, u64
 fn one(reader: &mut Reader<'_>, lanes: &mut Vec<Lane>) -> Option<(QueueId, Place, Saved)> {
     let id = QueueId::from_bytes(reader.take()?);
     let (segment, offset, state) = (reader.int()?, reader.int()?, reader.int()?);
-    let [bits] = reader.take()?;
+    let extent = Extent::from_bits(reader.int()?);
+    let [held] = reader.take()?;
     let size = reader.long()?;
     let (jobs, done) = (believable(reader, JOB_MIN)?, believable(reader, 5)?);
     let mut saved = Saved {
         size,
-        held: bits & HELD != 0,
+        held: held != 0,
         jobs: Vec::with_capacity(jobs),
         done: Vec::with_capacity(done),
     };
@@ -268,7 +270,7 @@ fn one(reader: &mut Reader<'_>, lanes: &mut Vec<Lane>) -> Option<(QueueId, Place
         segment,
         offset,
         state,
-        big: bits & BIG != 0,
+        extent,
     };
     Some((id, place, saved))
 }

@@ -3,7 +3,7 @@
 
 use crate::checkpoint;
 use crate::record::{HEADER, Header, Meta, parse_state, segment_epoch, state_payload};
-use crate::recover::whole;
+use crate::scan::whole;
 
 /// Reads a segment's head, and the record that begins at the start.
 ///

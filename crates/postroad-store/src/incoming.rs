@@ -105,6 +105,7 @@ impl LocalIncoming {
         let commit = Commit {
             messages: vec![message],
             settle: None,
+            from: None,
             now,
             reply,
         };
@@ -159,12 +160,22 @@ pub(crate) fn prepare(
 ) -> Result<Prepared, StoreError> {
     draft.complete_lanes();
     let lanes: Arc<[Lane]> = draft.lanes.clone().into();
+    let size = draft.head.len() as u64 + big.map_or(body.len() as u64, |(length, _)| length);
+    let mut resumed = None;
+    let mut arrived = now;
+    if let Some(resume) = &draft.resumes {
+        let saved = resume.saved(now, size, &lanes);
+        resumed = Some(Box::new(saved.ok_or(StoreError::NobodyWaits)?));
+        arrived = resume.arrived;
+    }
     let meta = Meta {
         envelope: draft.envelope,
         origin: draft.origin,
         lanes: draft.lanes,
         big_crc: big.map(|(_, crc)| crc),
         settles,
+        resumes: draft.resumes,
+        moved: None,
     };
     let json = serde_json::to_vec(&meta).map_err(|error| StoreError::Damaged {
         place: format!("the envelope of {id}"),
@@ -178,7 +189,7 @@ pub(crate) fn prepare(
         meta: 0,
         head: 0,
         body: big.map_or(0, |(length, _)| length),
-        arrived: now,
+        arrived,
         due: now,
         meta_crc: 0,
         payload_crc: 0,
@@ -188,8 +199,8 @@ pub(crate) fn prepare(
             id,
             envelope: meta.envelope,
             origin: meta.origin,
-            arrived: now,
-            size: draft.head.len() as u64 + body.len() as u64,
+            arrived,
+            size,
         };
         Ready {
             info: Arc::new(info),
@@ -207,6 +218,7 @@ pub(crate) fn prepare(
         body,
         ready,
         lanes,
+        resumed,
     };
     Ok(prepared.finish())
 }

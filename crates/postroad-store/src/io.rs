@@ -5,68 +5,36 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 
 use postroad_queue::StoreError;
 
-/// How calls that change something fail: the `after`-th from now on, once.
-#[derive(Debug, Default)]
-pub(crate) struct Faults {
-    after: AtomicU64,
-    errno: AtomicI32,
-    /// What was done, in order.
-    #[cfg(test)]
-    trace: std::sync::Mutex<Vec<String>>,
-    /// Syncs wait, while a test says so.
-    #[cfg(test)]
-    pub(crate) syncs_wait: std::sync::atomic::AtomicBool,
-}
-
-impl Faults {
-    /// The n-th writing or syncing call from now on (1 is the next) fails with that error.
-    #[cfg(test)]
-    pub(crate) fn fail(&self, n: u64, errno: nix::errno::Errno) {
-        self.errno.store(errno as i32, Ordering::SeqCst);
-        self.after.store(n, Ordering::SeqCst);
-    }
-
-    /// What has been done since the last call.
-    #[cfg(test)]
-    pub(crate) fn trace(&self) -> Vec<String> {
-        std::mem::take(&mut self.trace.lock().unwrap())
-    }
-
-    #[cfg_attr(
-        not(test),
-        expect(unused_variables, reason = "tests look at what was done")
-    )]
-    fn check(&self, action: &str, path: &Path) -> io::Result<()> {
-        #[cfg(test)]
-        {
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            self.trace.lock().unwrap().push(format!("{action} {name}"));
-            while action == "sync" && self.syncs_wait.load(Ordering::SeqCst) {
-                std::thread::sleep(std::time::Duration::from_millis(1));
-            }
-        }
-        let left = self.after.load(Ordering::Relaxed);
-        if left == 0 {
-            return Ok(());
-        }
-        self.after.store(left - 1, Ordering::SeqCst);
-        if left == 1 {
-            return Err(io::Error::from_raw_os_error(
-                self.errno.load(Ordering::SeqCst),
-            ));
-        }
-        Ok(())
-    }
+/// What is done to a file: for tests, which look on and make it fail.
+#[derive(Clone, Copy, Debug)]
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "only tests look at what is done")
+)]
+pub(crate) enum Call<'a> {
+    MakeDir,
+    /// Of that length from the start.
+    Create(u64),
+    OpenOrCreate,
+    Write(&'a Disk, &'a [u8], u64),
+    Truncate(&'a Disk, u64),
+    Sync(&'a Disk),
+    SyncDir,
+    /// From that name.
+    Rename(&'a Path),
+    /// From that name.
+    Link(&'a Path),
+    Remove,
+    /// Anything that changes nothing.
+    Read,
 }
 
 /// The files of one store.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Io(pub(crate) Arc<Faults>);
+pub(crate) struct Io(#[cfg(test)] pub(crate) std::sync::Arc<crate::crash::Faults>);
 
 /// One open file.
 #[derive(Debug)]
@@ -74,15 +42,46 @@ pub(crate) struct Disk {
     file: File,
     path: PathBuf,
     io: Io,
+    /// What tests know the file by, whatever it is called.
+    #[cfg(test)]
+    pub(crate) number: u32,
 }
 
 impl Io {
+    #[cfg(not(test))]
+    #[expect(clippy::unused_self, reason = "tests look on here")]
+    fn call<T>(
+        &self,
+        _call: Call<'_>,
+        _path: &Path,
+        work: impl FnOnce() -> io::Result<T>,
+    ) -> io::Result<T> {
+        work()
+    }
+
+    #[cfg(test)]
+    fn call<T>(
+        &self,
+        call: Call<'_>,
+        path: &Path,
+        work: impl FnOnce() -> io::Result<T>,
+    ) -> io::Result<T> {
+        self.0.call(call, path, work)
+    }
+
     /// A directory, and those above it; what is new of them is durable.
     pub(crate) fn make_dir(&self, path: &Path) -> Result<(), StoreError> {
         let new: Vec<_> = path.ancestors().take_while(|p| !p.exists()).collect();
         let mut builder = DirBuilder::new();
-        let made = builder.recursive(true).mode(0o700).create(path);
-        made.map_err(|e| failed("creating", path, e))?;
+        builder.recursive(true).mode(0o700);
+        for dir in new.iter().rev() {
+            let made = self.call(Call::MakeDir, dir, || builder.create(dir));
+            made.map_err(|e| failed("creating", path, e))?;
+        }
+        // Where it is there already, it is to be a directory.
+        builder
+            .create(path)
+            .map_err(|e| failed("creating", path, e))?;
         for parent in new.iter().filter_map(|made| made.parent()) {
             // A relative path of one part has an empty parent: here.
             let here = parent.as_os_str().is_empty();
@@ -94,7 +93,6 @@ impl Io {
     /// A new file, of that length from the start where it is not zero.
     pub(crate) fn create(&self, path: &Path, length: u64) -> Result<Disk, StoreError> {
         let make = || {
-            self.0.check("create", path)?;
             let file = OpenOptions::new()
                 .read(true)
                 .write(true)
@@ -110,12 +108,14 @@ impl Io {
             }
             Ok(file)
         };
-        let file = make().map_err(|e| failed("creating", path, e))?;
+        let file = self.call(Call::Create(length), path, make);
+        let file = file.map_err(|e| failed("creating", path, e))?;
         Ok(self.disk(file, path))
     }
 
     pub(crate) fn open(&self, path: &Path) -> Result<Disk, StoreError> {
-        let file = OpenOptions::new().read(true).write(true).open(path);
+        let open = || OpenOptions::new().read(true).write(true).open(path);
+        let file = self.call(Call::Read, path, open);
         let file = file.map_err(|e| failed("opening", path, e))?;
         Ok(self.disk(file, path))
     }
@@ -123,25 +123,22 @@ impl Io {
     /// A file that may be there already.
     pub(crate) fn open_or_create(&self, path: &Path) -> Result<Disk, StoreError> {
         let open = || {
-            self.0.check("open", path)?;
             let mut options = OpenOptions::new();
             options.read(true).write(true).create(true).truncate(false);
             options.mode(0o600).open(path)
         };
-        let file = open().map_err(|e| failed("opening", path, e))?;
+        let file = self.call(Call::OpenOrCreate, path, open);
+        let file = file.map_err(|e| failed("opening", path, e))?;
         Ok(self.disk(file, path))
     }
 
     pub(crate) fn read_all(&self, path: &Path) -> Result<Vec<u8>, StoreError> {
-        fs::read(path).map_err(|e| failed("reading", path, e))
+        let read = self.call(Call::Read, path, || fs::read(path));
+        read.map_err(|e| failed("reading", path, e))
     }
 
     pub(crate) fn remove(&self, path: &Path) -> Result<(), StoreError> {
-        match self
-            .0
-            .check("remove", path)
-            .and_then(|()| fs::remove_file(path))
-        {
+        match self.call(Call::Remove, path, || fs::remove_file(path)) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(failed("removing", path, e)),
             _ => Ok(()),
         }
@@ -149,20 +146,13 @@ impl Io {
 
     /// Durable with the next [`Io::sync_dir`].
     pub(crate) fn rename(&self, from: &Path, to: &Path) -> Result<(), StoreError> {
-        let renamed = self
-            .0
-            .check("rename", to)
-            .and_then(|()| fs::rename(from, to));
+        let renamed = self.call(Call::Rename(from), to, || fs::rename(from, to));
         renamed.map_err(|e| failed("renaming", from, e))
     }
 
     /// A second name for a file; none where that is there already.
     pub(crate) fn link(&self, from: &Path, to: &Path) -> Result<(), StoreError> {
-        match self
-            .0
-            .check("link", to)
-            .and_then(|()| fs::hard_link(from, to))
-        {
+        match self.call(Call::Link(from), to, || fs::hard_link(from, to)) {
             Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(failed("linking", to, e)),
             _ => Ok(()),
         }
@@ -170,7 +160,7 @@ impl Io {
 
     /// Octets of a file; `None` where there is none.
     pub(crate) fn length(&self, path: &Path) -> Result<Option<u64>, StoreError> {
-        match fs::metadata(path) {
+        match self.call(Call::Read, path, || fs::metadata(path)) {
             Ok(metadata) => Ok(Some(metadata.len())),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(failed("looking at", path, e)),
@@ -179,11 +169,9 @@ impl Io {
 
     /// Makes the names in a directory durable.
     pub(crate) fn sync_dir(&self, path: &Path) -> Result<(), StoreError> {
-        let sync = || {
-            self.0.check("sync_dir", path)?;
-            File::open(path)?.sync_all()
-        };
-        sync().map_err(|e| failed("syncing", path, e))
+        let sync = || File::open(path)?.sync_all();
+        let synced = self.call(Call::SyncDir, path, sync);
+        synced.map_err(|e| failed("syncing", path, e))
     }
 
     pub(crate) fn names(&self, path: &Path) -> Result<Vec<String>, StoreError> {
@@ -192,7 +180,8 @@ impl Io {
                 .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
                 .collect::<io::Result<Vec<_>>>()
         };
-        read().map_err(|e| failed("listing", path, e))
+        let names = self.call(Call::Read, path, read);
+        names.map_err(|e| failed("listing", path, e))
     }
 
     /// Octets free for us on the file system of `path`.
@@ -206,40 +195,49 @@ impl Io {
             file,
             path: path.to_owned(),
             io: self.clone(),
+            #[cfg(test)]
+            number: self.0.number(path),
         }
     }
 }
 
 impl Disk {
     pub(crate) fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), StoreError> {
-        let write = || {
-            self.io.0.check("write", &self.path)?;
-            self.file.write_all_at(bytes, offset)
-        };
-        write().map_err(|e| failed("writing", &self.path, e))
+        let write = || self.file.write_all_at(bytes, offset);
+        let call = Call::Write(self, bytes, offset);
+        let written = self.io.call(call, &self.path, write);
+        written.map_err(|e| failed("writing", &self.path, e))
     }
 
     pub(crate) fn sync(&self) -> Result<(), StoreError> {
-        let sync = || {
-            self.io.0.check("sync", &self.path)?;
-            self.file.sync_data()
-        };
-        sync().map_err(|e| failed("syncing", &self.path, e))
+        let sync = || self.file.sync_data();
+        let synced = self.io.call(Call::Sync(self), &self.path, sync);
+        synced.map_err(|e| failed("syncing", &self.path, e))
     }
 
     pub(crate) fn truncate(&self, length: u64) -> Result<(), StoreError> {
-        let cut = || {
-            self.io.0.check("truncate", &self.path)?;
-            self.file.set_len(length)
-        };
-        cut().map_err(|e| failed("truncating", &self.path, e))
+        let cut = || self.file.set_len(length);
+        let call = Call::Truncate(self, length);
+        let cut = self.io.call(call, &self.path, cut);
+        cut.map_err(|e| failed("truncating", &self.path, e))
     }
 
     pub(crate) fn read_at(&self, length: usize, offset: u64) -> Result<Vec<u8>, StoreError> {
         let mut bytes = vec![0; length];
-        let read = self.file.read_exact_at(&mut bytes, offset);
-        read.map_err(|e| failed("reading", &self.path, e))?;
+        self.read_into(&mut bytes, offset)?;
         Ok(bytes)
+    }
+
+    pub(crate) fn read_into(&self, bytes: &mut [u8], offset: u64) -> Result<(), StoreError> {
+        let read = || self.file.read_exact_at(bytes, offset);
+        let read = self.io.call(Call::Read, &self.path, read);
+        read.map_err(|e| failed("reading", &self.path, e))
+    }
+
+    /// Writes what a failed write has written all the same.
+    #[cfg(test)]
+    pub(crate) fn write_torn(&self, bytes: &[u8], offset: u64) {
+        self.file.write_all_at(bytes, offset).unwrap();
     }
 
     /// For the lock.

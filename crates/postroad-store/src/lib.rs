@@ -25,6 +25,7 @@
 //!     origin: Origin::default(),
 //!     head: "Subject: example\r\n\r\n".into(),
 //!     lanes: vec![Lane::new("example.org")],
+//!     resumes: None,
 //! };
 //! let id = incoming.commit(now, draft).await?; // now it is on disk
 //!
@@ -37,20 +38,35 @@
 //! ```
 
 mod checkpoint;
+mod compact;
+#[cfg(test)]
+mod compaction_tests;
 mod content;
+mod copies;
+#[cfg(test)]
+mod crash;
 pub mod fuzz;
+mod handover;
 mod incoming;
 mod index;
 mod inner;
 mod io;
+mod listing;
 mod options;
+mod place;
 #[cfg(test)]
 mod promises;
+mod read;
 mod record;
 mod recover;
+mod scan;
+mod space;
+mod state;
 mod store;
 #[cfg(test)]
 mod tests;
+mod verify;
+mod watch;
 mod writer;
 
 pub use options::{Durability, Options, RecoveryReport};

@@ -1,5 +1,7 @@
 use std::path::PathBuf;
 
+use postroad_queue::Finding;
+
 /// When a promise is one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Durability {
@@ -40,7 +42,7 @@ impl Options {
             inline_max: 256 << 10,
             min_free: 512 << 20,
             handover_bytes: 64 << 20,
-            index_cache: 64 << 20,
+            index_cache: 16 << 20,
         }
     }
 }
@@ -57,8 +59,8 @@ pub struct RecoveryReport {
     /// Octets cut from the end of the newest segment and kept beside it: most likely what was being
     /// written at the crash.
     pub torn: u64,
-    /// What is lost or doubtful, one line each; empty where all is well.
-    pub damage: Vec<String>,
+    /// What is lost or doubtful; empty where all is well.
+    pub damage: Vec<Finding>,
     /// Bodies without a message, removed.
     pub orphans: u64,
 }

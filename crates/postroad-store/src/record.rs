@@ -19,7 +19,7 @@
 
 use postroad_mail::{Envelope, Origin, Timestamp};
 use postroad_queue::jobs::Settlement;
-use postroad_queue::{Evidence, Lane, QueueId};
+use postroad_queue::{Evidence, Lane, QueueId, Resume};
 use serde::{Deserialize, Serialize};
 
 pub(crate) const HEADER: usize = 80;
@@ -67,6 +67,21 @@ pub(crate) struct Meta {
     /// The state that owes this message, where it is a notice.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) settles: Option<Settles>,
+    /// Where it stood when this record was written, where that is not at its beginning: it came
+    /// from another queue, or from a segment that was compacted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) resumes: Option<Resume>,
+    /// From where compaction has moved it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) moved: Option<Moved>,
+}
+
+/// From where a record was moved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Moved {
+    pub(crate) segment: u32,
+    /// The newest state record there that this record's `resumes` knows of.
+    pub(crate) state: u32,
 }
 
 /// What recovery needs of it.
@@ -75,6 +90,10 @@ pub(crate) struct Gist {
     pub(crate) lanes: Vec<Lane>,
     #[serde(default)]
     pub(crate) settles: Option<Settles>,
+    #[serde(default)]
+    pub(crate) resumes: Option<Resume>,
+    #[serde(default)]
+    pub(crate) moved: Option<Moved>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -95,6 +114,12 @@ pub(crate) enum State {
     Release,
     Retry(Timestamp),
     Removed,
+    /// Compaction has written the message anew, in that segment: the record here is out of date.
+    Moved {
+        to: u32,
+    },
+    /// Compaction has written the message into this segment, and it has not become its place.
+    Void,
 }
 
 /// A state record as read.

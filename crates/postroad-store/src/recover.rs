@@ -1,23 +1,30 @@
 //! What a store finds when it opens: the log is read from end to end, then what happened since.
 
 use std::collections::{BTreeMap, HashSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
 
+use postroad_mail::Timestamp;
 use postroad_queue::jobs::Jobs;
-use postroad_queue::{Lane, Operation, QueueId, StoreError};
+use postroad_queue::{Finding, Lane, Operation, QueueId, StoreError};
 
 use crate::checkpoint::Restored;
-use crate::inner::{Place, Segment};
+use crate::copies::Copies;
+use crate::inner::Opened;
 use crate::io::Io;
-use crate::options::{Options, RecoveryReport};
-use crate::record::{
-    BIG, Gist, HEADER, Header, NONE, SEGMENT_HEADER, Settles, State, encode_state, parse_state,
-    segment_epoch,
-};
+use crate::options::{Durability, Options, RecoveryReport};
+use crate::place::{Extent, Mark, Place, Segment};
+use crate::record::{BIG, NONE, Settles, State};
+use crate::scan::{self, Bad, Record, Scan, States, Window};
+use crate::watch::now;
+
+/// Logs read at the same time, at most: each takes some megabytes of memory.
+const READERS_MAX: usize = 4;
 
 pub(crate) struct Recovered {
-    pub(crate) table: Jobs<Place>,
-    pub(crate) segments: BTreeMap<u32, Segment>,
+    pub(crate) opened: Opened,
+    /// Bodies that nobody needs, once all state is on disk.
+    pub(crate) doomed: Vec<QueueId>,
     pub(crate) next: u32,
     pub(crate) report: RecoveryReport,
 }
@@ -39,10 +46,15 @@ impl Recovered {
             ..RecoveryReport::default()
         };
         // A session that was cut off at the stop may have left one.
-        sweep_orphans(io, options, &table, &mut report)?;
+        let doomed = orphans(io, options, &table, false, &mut report)?;
         Ok(Self {
-            table,
-            segments,
+            opened: Opened {
+                table,
+                segments,
+                marks: Vec::new(),
+                found: Vec::new(),
+            },
+            doomed,
             next: next_segment(&names),
             report,
         })
@@ -56,48 +68,63 @@ fn next_segment(names: &[String]) -> u32 {
     newest.unwrap_or(0).saturating_add(1)
 }
 
-/// Bodies without a message go; where the log is damaged they are kept, since theirs may be what
-/// cannot be read.
-fn sweep_orphans(
+/// Bodies without a message are to go; where the log is damaged they are kept, since theirs may
+/// be what cannot be read.
+fn orphans(
     io: &Io,
     options: &Options,
     table: &Jobs<Place>,
+    damaged: bool,
     report: &mut RecoveryReport,
-) -> Result<(), StoreError> {
+) -> Result<Vec<QueueId>, StoreError> {
     let dir = options.path.join("big");
+    let mut doomed = Vec::new();
     for name in io.names(&dir)? {
         let id = name.parse::<QueueId>().ok();
-        if id.is_some_and(|id| table.get(id).is_some_and(|e| e.place.big)) {
+        if id.is_some_and(|id| table.get(id).is_some_and(|e| e.place.big())) {
             continue;
         }
         let body = dir.join(&name);
-        let gone = if report.damage.is_empty() {
-            report.orphans += 1;
-            io.remove(&body)
-        } else {
+        let gone = if damaged {
             let kept = options.path.join(format!("{name}.body.bad"));
             tracing::warn!(body = %kept.display(), "a body without a message in a damaged queue: kept");
             io.rename(&body, &kept)
+        } else {
+            report.orphans += 1;
+            match id {
+                // What says that it is not needed may not be on disk yet.
+                Some(id) => {
+                    doomed.push(id);
+                    Ok(())
+                }
+                None => io.remove(&body),
+            }
         };
         if let Err(error) = gone {
             tracing::warn!(%error, "a body without a message stays");
         }
     }
-    Ok(())
+    Ok(doomed)
 }
 
-struct Recovery<'a> {
+pub(crate) struct Recovery<'a> {
     io: &'a Io,
     options: &'a Options,
-    table: Jobs<Place>,
-    segments: BTreeMap<u32, Segment>,
-    settles: Vec<Settles>,
+    now: Timestamp,
+    pub(crate) table: Jobs<Place>,
+    pub(crate) segments: BTreeMap<u32, Segment>,
+    pub(crate) copies: Copies,
+    pub(crate) marks: Vec<Mark>,
+    /// What notices settle, each with the segment of the notice.
+    settles: Vec<(u32, Settles)>,
     /// The messages that notices are about.
     settled: HashSet<QueueId>,
     /// What the journals say that a notice says too.
     written: HashSet<(QueueId, Lane, u32)>,
     /// Bodies in files of their own, and how long each must be.
     bodies: Vec<(QueueId, u64)>,
+    /// A log is damaged, so that messages may be missing.
+    damaged: bool,
     report: RecoveryReport,
 }
 
@@ -105,39 +132,50 @@ struct Recovery<'a> {
 pub(crate) fn recover(io: &Io, options: &Options) -> Result<Recovered, StoreError> {
     let names = io.names(&options.path)?;
     let (logs, journals) = segments_in(&names);
-    let newest = logs.last().copied();
     let mut recovery = Recovery {
         io,
         options,
+        now: now(),
         table: Jobs::default(),
         segments: BTreeMap::new(),
+        copies: Copies::default(),
+        marks: Vec::new(),
         settles: Vec::new(),
         settled: HashSet::new(),
         written: HashSet::new(),
         bodies: Vec::new(),
+        damaged: false,
         report: RecoveryReport::default(),
     };
-    for &number in &logs {
-        recovery.read_log(number, Some(number) == newest)?;
-    }
-    recovery.settled = recovery.settles.iter().map(|settles| settles.id).collect();
+    recovery.read_logs(&logs)?;
+    recovery.settled = recovery.settles.iter().map(|(_, s)| s.id).collect();
     for &number in &journals {
         recovery.read_journal(number)?;
     }
-    recovery.apply_settles()?;
-    recovery.sweep_bodies()?;
-    recovery.drop_empty(&logs, &journals)?;
+    recovery.choose();
+    recovery.apply_settles();
+    for (_, entry) in recovery.table.after(None) {
+        if let Some(segment) = recovery.segments.get_mut(&entry.place.segment) {
+            segment.gains(entry.place);
+        }
+    }
+    let doomed = recovery.sweep_bodies()?;
     recovery.report.messages = recovery.table.len() as u64;
     recovery.report.segments = logs.len() as u64;
     Ok(Recovered {
-        table: recovery.table,
-        segments: recovery.segments,
+        opened: Opened {
+            table: recovery.table,
+            segments: recovery.segments,
+            marks: recovery.marks,
+            found: recovery.report.damage.clone(),
+        },
+        doomed,
         next: next_segment(&names),
         report: recovery.report,
     })
 }
 
-fn segments_in(names: &[String]) -> (Vec<u32>, Vec<u32>) {
+pub(crate) fn segments_in(names: &[String]) -> (Vec<u32>, Vec<u32>) {
     let numbers = |extension: &str| {
         let number = |name: &String| {
             let rest = name.strip_prefix("seg-")?;
@@ -151,161 +189,235 @@ fn segments_in(names: &[String]) -> (Vec<u32>, Vec<u32>) {
 }
 
 impl Recovery<'_> {
-    fn log_path(&self, number: u32) -> std::path::PathBuf {
-        self.options.path.join(format!("seg-{number:08}.log"))
+    fn path(&self, number: u32, extension: &str) -> PathBuf {
+        self.options
+            .path
+            .join(format!("seg-{number:08}.{extension}"))
     }
 
-    fn damage(&mut self, path: &Path, detail: &str) {
-        let line = format!("{}: {detail}", path.display());
-        tracing::error!("the queue is damaged: {line}");
-        self.report.damage.push(line);
+    fn damage(&mut self, finding: Finding) {
+        tracing::error!("the queue is damaged: {finding}");
+        self.report.damage.push(finding);
     }
 
-    fn read_log(&mut self, number: u32, newest: bool) -> Result<(), StoreError> {
-        let path = self.log_path(number);
-        let bytes = self.io.read_all(&path)?;
-        let mut epoch = segment_epoch(&bytes, number);
-        if epoch.is_none() && bytes.iter().any(|b| *b != 0) && !newest {
-            self.damage(&path, "the head of the segment");
+    /// Reads and checks logs side by side, and takes them in order.
+    fn read_logs(&mut self, logs: &[u32]) -> Result<(), StoreError> {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let readers = cores.clamp(1, READERS_MAX);
+        let (io, path) = (self.io, &self.options.path);
+        std::thread::scope(|scope| {
+            let scans: Vec<_> = (0..readers)
+                .map(|reader| {
+                    let (sender, scans) = mpsc::sync_channel(1);
+                    scope.spawn(move || {
+                        let mut buffer = Vec::new();
+                        for &number in logs.iter().skip(reader).step_by(readers) {
+                            let log = path.join(format!("seg-{number:08}.log"));
+                            let read = read_log(io, &log, number, &mut buffer);
+                            if sender.send(read).is_err() {
+                                break; // an earlier one has failed
+                            }
+                        }
+                    });
+                    scans
+                })
+                .collect();
+            for (&number, scans) in logs.iter().zip(scans.iter().cycle()) {
+                let (scan, size) = scans.recv().map_err(|_| StoreError::Closed)??;
+                self.take_log(number, scan, size, Some(&number) == logs.last())?;
+            }
+            Ok(())
+        })
+    }
+
+    fn take_log(
+        &mut self,
+        number: u32,
+        scan: Scan,
+        size: usize,
+        newest: bool,
+    ) -> Result<(), StoreError> {
+        let path = self.path(number, "log");
+        if scan.headless && !newest {
+            self.damage(Finding {
+                id: None,
+                place: path.display().to_string(),
+                segment: Some(number),
+                offset: Some(0),
+                detail: "the head of the segment is not what was written".to_owned(),
+            });
         }
-        let mut at = SEGMENT_HEADER;
-        let mut bad: Option<usize> = None;
-        while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
-            let header = Header::parse(rest)
-                .filter(|h| h.segment == number && epoch.is_none_or(|e| e == h.epoch));
-            let Some(length) = header.and_then(|header| whole(&header, rest)) else {
-                if bad.is_none() && rest.iter().all(|b| *b == 0) {
-                    break;
-                }
-                bad.get_or_insert(at);
-                at += 8;
-                continue;
-            };
-            if let (Some(from), Some(header)) = (bad.take(), header) {
-                let detail = format!("octets {from} to {at}, before message {}", header.id);
-                self.damage(&path, &detail);
-                self.keep_bad(number);
-            }
-            if let Some(header) = header {
-                epoch = epoch.or(Some(header.epoch));
-                if !self.take(&header, rest, number, at) {
-                    let detail = format!("the envelope of message {} at {at}", header.id);
-                    self.damage(&path, &detail);
-                    self.keep_bad(number);
-                }
-            }
-            at += length;
+        let mut segment = Segment::new(scan.epoch.unwrap_or(0), true, self.now);
+        (segment.end, segment.size) = (scan.end as u64, size as u64);
+        self.segments.insert(number, segment);
+        for record in scan.records {
+            self.take(record, number, &path);
         }
         let mut kept = Ok(());
-        if let Some(from) = bad {
-            let end = bytes
-                .iter()
-                .rposition(|b| *b != 0)
-                .map_or(from, |last| last + 1);
-            if newest {
-                kept = self.keep_tail(number, &bytes, from, end);
+        for bad in scan.bad {
+            if newest && bad.last {
+                kept = self.keep_tail(number, &bad);
             } else {
-                self.damage(&path, &format!("octets {from} to {end}"));
-                self.keep_bad(number);
+                self.damaged = true;
+                for finding in findings(&bad, number, &path) {
+                    self.damage(finding);
+                }
+                keep_log(self.io, &path);
             }
         }
-        let end = bad.unwrap_or(at).min(at);
-        if newest && end < bytes.len() {
-            // Only to save space: nothing is ever written behind what is there.
-            let cut = kept.and_then(|()| self.io.open(&path)?.truncate(end as u64));
-            if let Err(error) = cut {
-                tracing::error!(%error, "the unreadable end of the log stays where it is");
-            }
+        if newest {
+            self.end_newest(number, &path, kept)?;
         }
-        let segment = Segment::new(epoch.unwrap_or(0), true);
-        self.segments.entry(number).or_insert(segment);
         Ok(())
     }
 
-    /// A damaged log gets a second name, under which it stays when the segment goes.
-    fn keep_bad(&self, number: u32) {
-        keep_log(self.io, &self.log_path(number));
+    /// What is good of the newest log may not all be on disk, and becomes a promise now.
+    fn end_newest(
+        &mut self,
+        number: u32,
+        path: &Path,
+        kept: Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let log = self.io.open(path)?;
+        if self.options.durability == Durability::Sync {
+            log.sync()?;
+        }
+        let Some(segment) = self.segments.get_mut(&number) else {
+            return Ok(());
+        };
+        if segment.end == segment.size {
+            return Ok(());
+        }
+        // Only to save space: nothing is ever written behind what is there.
+        match kept.and_then(|()| log.truncate(segment.end)) {
+            Ok(()) => segment.size = segment.end,
+            Err(error) => {
+                tracing::error!(%error, "the unreadable end of the log stays where it is");
+            }
+        }
+        Ok(())
     }
 
     /// What follows the last good record of the newest segment: mostly what was being written at
     /// the crash and nobody was told of, but that cannot be known.
-    fn keep_tail(
-        &mut self,
-        number: u32,
-        bytes: &[u8],
-        from: usize,
-        end: usize,
-    ) -> Result<(), StoreError> {
-        let path = self.log_path(number);
-        let tail = bytes.get(from..end).unwrap_or_default();
+    fn keep_tail(&mut self, number: u32, bad: &Bad) -> Result<(), StoreError> {
+        let path = self.path(number, "log");
+        let log = self.io.open(&path)?;
+        let tail = log.read_at(bad.to - bad.from, bad.from as u64)?;
         self.report.torn = tail.len() as u64;
-        let header = Header::parse(tail).filter(|h| h.segment == number);
-        if let Some(header) = header.filter(|h| h.length().is_some_and(|l| l <= tail.len() + 8)) {
-            let detail = format!("message {} at {from} is not what was written", header.id);
-            self.damage(&path, &detail);
+        let end = bad.from + tail.len() + 8;
+        let header = crate::record::Header::parse(&tail).filter(|h| h.segment == number);
+        let all_there = header.filter(|h| h.length().is_some_and(|l| bad.from + l <= end));
+        if let Some(header) = all_there {
+            self.damaged = true;
+            self.damage(Finding {
+                id: Some(header.id),
+                place: path.display().to_string(),
+                segment: Some(number),
+                offset: Some(bad.from as u64),
+                detail: "the record is not what was written; the message is lost, if it was ever acknowledged".to_owned(),
+            });
         }
         let kept = self.io.open_or_create(&path.with_extension("tail.bad"))?;
         kept.truncate(0)?;
-        kept.write_at(tail, 0)?;
+        kept.write_at(&tail, 0)?;
         kept.sync()?;
         self.io.sync_dir(&self.options.path)?;
-        tracing::warn!(log = %path.display(), from, to = end, "the end of the log cannot be read: most likely what was being written when the process ended; kept beside it as .tail.bad");
+        tracing::warn!(log = %path.display(), from = bad.from, to = bad.to, "the end of the log cannot be read: most likely what was being written when the process ended; kept beside it as .tail.bad");
         Ok(())
     }
 
-    /// Whether the message can be understood.
-    fn take(&mut self, header: &Header, rest: &[u8], segment: u32, at: usize) -> bool {
-        let meta = rest
-            .get(HEADER..)
-            .and_then(|rest| rest.get(..usize::try_from(header.meta).ok()?));
-        let Some(gist) = meta.and_then(|meta| serde_json::from_slice::<Gist>(meta).ok()) else {
-            return false;
+    fn take(&mut self, record: Record, segment: u32, path: &Path) {
+        let Record {
+            header,
+            at,
+            length,
+            gist,
+        } = record;
+        let Some(gist) = gist else {
+            self.damaged = true;
+            self.damage(Finding {
+                id: Some(header.id),
+                place: path.display().to_string(),
+                segment: Some(segment),
+                offset: Some(at as u64),
+                detail: "the envelope cannot be understood; the message is lost".to_owned(),
+            });
+            keep_log(self.io, path);
+            return;
         };
-        self.settles.extend(gist.settles);
+        let id = header.id;
+        self.settles.extend(gist.settles.map(|s| (segment, s)));
         let big = header.kind == BIG;
         let place = Place {
             segment,
             offset: u32::try_from(at).unwrap_or(NONE),
             state: NONE,
-            big,
+            extent: Extent::new(length, big),
         };
-        self.table
-            .insert(header.id, place, header.size(), header.due, &gist.lanes);
-        if big {
-            self.bodies.push((header.id, header.body));
+        self.copies.note(&self.table, id, gist.moved);
+        match gist.resumes {
+            None => self
+                .table
+                .insert(id, place, header.size(), header.due, &gist.lanes),
+            Some(resume) => match resume.saved(header.due, header.size(), &gist.lanes) {
+                Some(saved) => self.table.load(id, place, saved),
+                None => return, // nothing is to be done for it
+            },
         }
-        true
+        if big {
+            self.bodies.push((id, header.body));
+        }
     }
 
     fn read_journal(&mut self, number: u32) -> Result<(), StoreError> {
-        let path = self.options.path.join(format!("seg-{number:08}.st"));
-        let bytes = self.io.read_all(&path)?;
+        let path = self.path(number, "st");
         let Some(epoch) = self.segments.get(&number).map(|s| s.epoch) else {
-            return Ok(()); // its log is gone, and so are its messages
+            // Its log is gone, and so are its messages.
+            if let Err(error) = self.io.remove(&path) {
+                tracing::warn!(%error, "a journal without a log stays");
+            }
+            return Ok(());
         };
-        let (mut at, mut end) = (0, 0);
-        while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
-            let Some(record) = parse_state(rest, epoch, number) else {
-                at += 8;
+        let bytes = self.io.read_all(&path)?;
+        let mut states = States::new(&bytes, epoch, number);
+        for (at, record) in &mut states {
+            let id = record.id;
+            if self.copies.concern(id, &record.state) {
+                self.copies.later(id, number, at, record.state);
                 continue;
-            };
-            self.apply(record.id, &record.state);
-            if let Some(place) = self.table.place_mut(record.id) {
-                place.state = u32::try_from(at).unwrap_or(NONE);
             }
-            at += record.length;
-            if at > end + record.length {
-                tracing::warn!(journal = %path.display(), from = end, to = at, "state lost: mail may go out again");
+            self.apply(id, &record.state);
+            if let Some(place) = self.table.place_mut(id)
+                && place.segment == number
+            {
+                place.state = at;
             }
-            end = at;
         }
+        for (from, to) in std::mem::take(&mut states.gaps) {
+            self.damage(Finding {
+                id: None,
+                place: path.display().to_string(),
+                segment: Some(number),
+                offset: Some(from as u64),
+                detail: format!(
+                    "state is lost in {} octets: mail may go out again",
+                    to - from
+                ),
+            });
+        }
+        let end = states.end as u64;
+        let journal = self.io.open(&path)?;
         if let Some(segment) = self.segments.get_mut(&number) {
-            segment.state_end = end as u64;
+            segment.state_end = end;
+            // It may not be on disk, and what follows from it is about to be done.
+            segment.journal = Some(journal.into());
+            segment.dirty = true;
         }
         Ok(())
     }
 
-    fn apply(&mut self, id: QueueId, state: &State) {
+    pub(crate) fn apply(&mut self, id: QueueId, state: &State) {
         match state {
             State::Attempt { settlement, .. } => {
                 if self.settled.contains(&id) {
@@ -316,11 +428,11 @@ impl Recovery<'_> {
             }
             State::Hold => {
                 self.table
-                    .operate(postroad_mail::Timestamp::default(), Operation::Hold, id);
+                    .operate(Timestamp::default(), Operation::Hold, id);
             }
             State::Release => {
                 self.table
-                    .operate(postroad_mail::Timestamp::default(), Operation::Release, id);
+                    .operate(Timestamp::default(), Operation::Release, id);
             }
             State::Retry(at) => {
                 self.table.operate(*at, Operation::Retry, id);
@@ -328,14 +440,15 @@ impl Recovery<'_> {
             State::Removed => {
                 self.table.remove(id);
             }
+            State::Moved { .. } | State::Void => {}
         }
     }
 
-    /// What a notice settles is written into the journal of the message it settles, since the
-    /// notice's own segment may soon go.
-    fn apply_settles(&mut self) -> Result<(), StoreError> {
-        for settles in std::mem::take(&mut self.settles) {
-            let settlement = &settles.settlement;
+    /// What a notice settles is written into the journal of the message it settles, before the
+    /// notice's own segment goes.
+    fn apply_settles(&mut self) {
+        for (notice, settles) in std::mem::take(&mut self.settles) {
+            let settlement = settles.settlement;
             let key = (settles.id, settlement.lane.clone(), settlement.attempts);
             if self.written.contains(&key) {
                 continue; // and what was written after it counts
@@ -343,78 +456,87 @@ impl Recovery<'_> {
             let Some(place) = self.table.get(settles.id).map(|entry| entry.place) else {
                 continue;
             };
-            let Some(segment) = self.segments.get_mut(&place.segment) else {
-                continue;
-            };
-            let state = State::Attempt {
-                settlement: settles.settlement.clone(),
-                evidence: Vec::new(),
-            };
-            let record = encode_state(
-                settles.id,
-                segment.epoch,
-                place.segment,
-                place.state,
-                &state,
-            );
-            let name = format!("seg-{:08}.st", place.segment);
-            let journal = self.io.open_or_create(&self.options.path.join(name))?;
-            journal.write_at(&record, segment.state_end)?;
-            journal.sync()?;
-            let at = segment.state_end;
-            segment.state_end += record.len() as u64;
-            if let Some(place) = self.table.place_mut(settles.id) {
-                place.state = u32::try_from(at).unwrap_or(NONE);
-            }
-            self.table.restore(settles.id, &settles.settlement);
+            self.table.restore(settles.id, &settlement);
+            self.marks.push(Mark {
+                segment: place.segment,
+                id: settles.id,
+                state: State::Attempt {
+                    settlement,
+                    evidence: Vec::new(),
+                },
+                holds: notice,
+            });
         }
-        // Journals may be new, and are needed before a log goes.
-        self.io.sync_dir(&self.options.path)
     }
 
     /// Bodies without a message go. A message without its body stays: its sender is told in the
     /// end that it could not be delivered.
-    fn sweep_bodies(&mut self) -> Result<(), StoreError> {
-        sweep_orphans(self.io, self.options, &self.table, &mut self.report)?;
+    fn sweep_bodies(&mut self) -> Result<Vec<QueueId>, StoreError> {
+        let damaged = self.damaged;
+        let doomed = orphans(
+            self.io,
+            self.options,
+            &self.table,
+            damaged,
+            &mut self.report,
+        )?;
         for (id, length) in std::mem::take(&mut self.bodies) {
             let Some(place) = self.table.get(id).map(|entry| entry.place) else {
                 continue;
             };
             let body = self.options.path.join("big").join(id.to_string());
             if self.io.length(&body)? != Some(length) {
-                let detail = format!("the body of message {id} is missing or cut short");
-                self.damage(&body, &detail);
-                self.keep_bad(place.segment);
+                self.damage(Finding {
+                    id: Some(id),
+                    place: body.display().to_string(),
+                    segment: Some(place.segment),
+                    offset: None,
+                    detail: "the body is missing or cut short; the message cannot be delivered"
+                        .to_owned(),
+                });
+                keep_log(self.io, &self.path(place.segment, "log"));
             }
         }
-        Ok(())
+        Ok(doomed)
     }
+}
 
-    fn drop_empty(&mut self, logs: &[u32], journals: &[u32]) -> Result<(), StoreError> {
-        for (_, entry) in self.table.after(None) {
-            if let Some(segment) = self.segments.get_mut(&entry.place.segment) {
-                segment.live += 1;
-            }
-        }
-        let empty: Vec<u32> = self
-            .segments
-            .iter()
-            .filter(|(_, segment)| segment.live == 0)
-            .map(|(number, _)| *number)
-            .collect();
-        for number in logs.iter().filter(|n| empty.contains(n)) {
-            self.io.remove(&self.log_path(*number))?;
-            self.segments.remove(number);
-        }
-        self.io.sync_dir(&self.options.path)?;
-        for number in journals {
-            if !self.segments.contains_key(number) {
-                let path = self.options.path.join(format!("seg-{number:08}.st"));
-                self.io.remove(&path)?;
-            }
-        }
-        Ok(())
+/// What a log holds, and how long its file is.
+fn read_log(
+    io: &Io,
+    path: &Path,
+    number: u32,
+    buffer: &mut Vec<u8>,
+) -> Result<(Scan, usize), StoreError> {
+    let size = io.length(path)?.unwrap_or(0);
+    let size = usize::try_from(size).unwrap_or(usize::MAX);
+    let disk = io.open(path)?;
+    let scan = scan::log(&mut Window::new(&disk, size, buffer), number)?;
+    Ok((scan, size))
+}
+
+/// What is to be told of a damaged stretch of a log.
+pub(crate) fn findings(bad: &Bad, number: u32, path: &Path) -> Vec<Finding> {
+    let finding = |id, offset: usize, detail| Finding {
+        id,
+        place: path.display().to_string(),
+        segment: Some(number),
+        offset: Some(offset as u64),
+        detail,
+    };
+    if bad.ids.is_empty() {
+        let detail = format!(
+            "{} octets, to {}, cannot be read: what was there is lost",
+            bad.to - bad.from,
+            bad.to
+        );
+        return vec![finding(None, bad.from, detail)];
     }
+    let each = bad.ids.iter().map(|&(at, id)| {
+        let detail = "the record is not what was written; the message is lost".to_owned();
+        finding(Some(id), at, detail)
+    });
+    each.collect()
 }
 
 /// A damaged log gets a second name, as far as that can be had: a start is not to fail for it.
@@ -422,11 +544,4 @@ pub(crate) fn keep_log(io: &Io, log: &Path) {
     if let Err(error) = io.link(log, &log.with_extension("bad")) {
         tracing::error!(%error, "a damaged log cannot be kept beside the queue; copy it before its mail is delivered");
     }
-}
-
-/// Octets of the record, where all of it is there and good.
-pub(crate) fn whole(header: &Header, bytes: &[u8]) -> Option<usize> {
-    let length = header.length().filter(|length| *length <= bytes.len())?;
-    let payload = bytes.get(HEADER..HEADER.checked_add(header.payload()?)?)?;
-    (crc32c::crc32c(payload) == header.payload_crc).then_some(length)
 }

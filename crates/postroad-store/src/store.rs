@@ -1,4 +1,3 @@
-use std::collections::BTreeSet;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc as std_mpsc;
@@ -9,28 +8,38 @@ use std::time::Duration;
 use nix::fcntl::{Flock, FlockArg};
 use postroad_mail::Timestamp;
 use postroad_queue::{
-    AttemptRecord, BoxFuture, ClaimRequest, Claimed, Content, Filter, Incoming, Lane, LaneSummary,
-    Lease, Listed, ListedRecipient, Operation, QueueId, Store, StoreError, Totals,
+    AttemptRecord, BoxFuture, ClaimRequest, Claimed, Content, Filter, Health, Incoming, Lane,
+    LaneSummary, Lease, Listed, Operation, QueueId, Store, StoreError, Totals, Verified,
 };
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
 use crate::checkpoint;
+use crate::compact;
 use crate::content::blocking;
 use crate::incoming::{LocalIncoming, prepare_notices};
 use crate::index::Index;
-use crate::inner::{Inner, Ready};
+use crate::inner::{Inner, lock};
 use crate::io::{Io, failed};
 use crate::options::{Durability, Options, RecoveryReport};
-use crate::record::{Settles, State};
+use crate::record::Settles;
 use crate::recover::{Recovered, recover};
+use crate::state::Settling;
+use crate::verify;
 use crate::writer::{Commit, RECORD_AGAIN, Writer};
 
 /// Commits that may wait for the writer; beyond that, whoever commits waits.
 const COMMITS_MAX: usize = 1024;
 /// What a message that cannot be read is put off by, so that it does not keep the others.
 const UNREADABLE: Duration = Duration::from_secs(600);
-const FORMAT: &str = "1";
+/// Results of attempts that may wait to be written down; beyond that, whoever has one waits.
+const SETTLING_MAX: usize = 4096;
+/// Of those, written in one go.
+const SETTLING_AT_ONCE: usize = 256;
+/// The format of what we write: FORMAT says it.
+const FORMAT: &str = "2";
+/// Those that we read as well. "1" knew no records that compaction has moved.
+const OLDER: [&str; 1] = ["1"];
 
 /// The queue in a directory. One process has it open at a time.
 #[derive(Clone, Debug)]
@@ -49,10 +58,14 @@ pub(crate) struct Handle {
 #[derive(Debug)]
 struct Running {
     commits: mpsc::Sender<Commit>,
+    states: mpsc::Sender<Settled>,
     stop: [std_mpsc::Sender<()>; 2],
     threads: Vec<JoinHandle<()>>,
     _lock: Flock<std::fs::File>,
 }
+
+/// What came of a claim, for the thread that writes it down; and who waits for that.
+type Settled = (Settling, oneshot::Sender<Result<(), StoreError>>);
 
 impl LocalStore {
     /// Opens a store, or makes one. Reads the whole log unless the last stop was clean, and blocks
@@ -70,40 +83,77 @@ impl LocalStore {
         io: Io,
     ) -> Result<(Self, RecoveryReport), StoreError> {
         io.make_dir(&options.path)?;
-        let lock = take_lock(&io, &options)?;
-        check_format(&io, &options)?;
+        let flock = take_lock(&io, &options)?;
+        let format = check_format(&io, &options)?;
         io.make_dir(&options.path.join("big"))?;
         io.sync_dir(&options.path)?;
-        let found = match checkpoint::take(&io, &options)? {
+        let mut found = match checkpoint::take(&io, &options)? {
             Some(restored) => Recovered::clean(&io, &options, restored)?,
             None => recover(&io, &options)?,
         };
+        if format == Format::Older {
+            write_format(&io, &options)?;
+            tracing::info!(path = %options.path.display(), format = FORMAT, "the queue was of an older format, and is of the present one from now on");
+        }
+        found.opened.table.shrink();
         let (epoch, seed) = Uuid::now_v7().as_u64_pair();
         let epoch = epoch ^ seed.rotate_left(32);
-        let inner = Arc::new(Inner::new(options, io, seed, found.table, found.segments));
+        let inner = Arc::new(Inner::new(options, io, seed, found.opened));
+        *lock(&inner.doomed) = found.doomed;
+        let _ = inner.tick(); // it has said so
+        let running = Running::start(&inner, found.next, epoch, found.report.clean, flock)?;
+        let handle = Handle {
+            inner,
+            running: Mutex::new(Some(running)),
+            stopping: Mutex::new(()),
+        };
+        Ok((Self(Arc::new(handle)), found.report))
+    }
+
+    /// What the keeper does besides its ticks, for all segments and now.
+    #[cfg(test)]
+    pub(crate) async fn compact_now(&self) -> Result<(), StoreError> {
+        let (inner, commits) = (Arc::clone(self.inner()), self.0.commits()?);
+        blocking(move || compact::everything(&inner, &commits)).await
+    }
+
+    /// What the keeper does each second.
+    #[cfg(test)]
+    pub(crate) async fn tick_now(&self) -> Result<(), StoreError> {
+        let (inner, commits) = (Arc::clone(self.inner()), self.0.commits()?);
+        blocking(move || {
+            let ticked = inner.tick();
+            compact::round(&inner, &commits);
+            ticked
+        })
+        .await
+    }
+
+    pub(crate) fn inner(&self) -> &Arc<Inner> {
+        &self.0.inner
+    }
+}
+
+impl Running {
+    /// The threads of a store: each ends when nobody is left who could ask it for anything.
+    fn start(
+        inner: &Arc<Inner>,
+        next: u32,
+        epoch: u64,
+        clean: bool,
+        flock: Flock<std::fs::File>,
+    ) -> Result<Self, StoreError> {
         let (commits, receiver) = mpsc::channel(COMMITS_MAX);
+        let (states, settling) = mpsc::channel(SETTLING_MAX);
         let (stop, stopped) = std_mpsc::channel();
         let (index_stop, index_stopped) = std_mpsc::channel();
-        let writer = Writer::new(Arc::clone(&inner), found.next, epoch);
-        let keeper = Arc::clone(&inner);
-        // An old one may take a while to open; a new one is filled behind everything else.
-        let clean = found.report.clean;
-        let new = if clean { None } else { Index::anew(&inner) };
+        let writer = Writer::new(Arc::clone(inner), next, epoch);
+        let settler = Arc::clone(inner);
+        let (keeper, moves) = (Arc::clone(inner), commits.clone());
         let keep = move || {
             while wait(&stopped) {
                 let _ = keeper.tick(); // it has said so
-            }
-        };
-        let indexed = Arc::clone(&inner);
-        let index = move || {
-            let index = if clean { Index::kept(&indexed) } else { new };
-            let mut index = index.filter(|index| index.update(&indexed));
-            while wait(&index_stopped) {
-                index = index.filter(|index| index.update(&indexed));
-            }
-            let index = index.filter(|index| index.update(&indexed));
-            if !index.is_some_and(|index| index.close()) {
-                Index::remove(&indexed);
+                compact::round(&keeper, &moves);
             }
         };
         let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
@@ -114,34 +164,57 @@ impl LocalStore {
         };
         let threads = vec![
             spawn("queue-writer", Box::new(move || writer.run(receiver)))?,
+            spawn(
+                "queue-state",
+                Box::new(move || settle_all(&settler, settling)),
+            )?,
             spawn("queue-keeper", Box::new(keep))?,
-            spawn("queue-index", Box::new(index))?,
+            spawn("queue-index", keep_index(inner, clean, index_stopped))?,
         ];
-        let running = Running {
+        Ok(Self {
             commits,
+            states,
             stop: [stop, index_stop],
             threads,
-            _lock: lock,
-        };
-        let handle = Handle {
-            inner,
-            running: Mutex::new(Some(running)),
-            stopping: Mutex::new(()),
-        };
-        Ok((Self(Arc::new(handle)), found.report))
+            _lock: flock,
+        })
     }
+}
 
-    fn inner(&self) -> &Arc<Inner> {
-        &self.0.inner
-    }
+/// The index: an old one may take a while to open; a new one is filled behind everything else.
+fn keep_index(
+    inner: &Arc<Inner>,
+    clean: bool,
+    stopped: std_mpsc::Receiver<()>,
+) -> Box<dyn FnOnce() + Send> {
+    let new = if clean { None } else { Index::anew(inner) };
+    let inner = Arc::clone(inner);
+    Box::new(move || {
+        let index = if clean { Index::kept(&inner) } else { new };
+        let mut index = index.filter(|index| index.update(&inner));
+        while wait(&stopped) {
+            index = index.filter(|index| index.update(&inner));
+        }
+        let index = index.filter(|index| index.update(&inner));
+        if !index.is_some_and(|index| index.close()) {
+            Index::remove(&inner);
+        }
+    })
 }
 
 impl Handle {
     /// To the writer, while there is one.
     pub(crate) fn commits(&self) -> Result<mpsc::Sender<Commit>, StoreError> {
-        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let running = lock(&self.running);
         let running = running.as_ref().ok_or(StoreError::Closed)?;
         Ok(running.commits.clone())
+    }
+
+    /// To the thread that writes down what came of attempts, while there is one.
+    fn states(&self) -> Result<mpsc::Sender<Settled>, StoreError> {
+        let running = lock(&self.running);
+        let running = running.as_ref().ok_or(StoreError::Closed)?;
+        Ok(running.states.clone())
     }
 
     /// Ends the threads once what was asked of them is done. Blocks.
@@ -159,7 +232,7 @@ impl Handle {
         let Some(running) = running else {
             return Ok(());
         };
-        drop((running.commits, running.stop));
+        drop((running.commits, running.states, running.stop));
         let mut ended_well = true;
         for thread in running.threads {
             ended_well &= thread.join().is_ok(); // a panic there has been reported
@@ -168,7 +241,9 @@ impl Handle {
         let synced = self.inner.tick();
         self.inner.sealed.store(true, Ordering::Release);
         // A checkpoint on the disk must not speak of a log that is not.
-        let sure = ended_well && synced.is_ok() && !self.inner.doubtful.load(Ordering::Acquire);
+        let owed = !lock(&self.inner.marks).is_empty();
+        let doubtful = self.inner.doubtful.load(Ordering::Acquire);
+        let sure = ended_well && synced.is_ok() && !owed && !doubtful;
         if sure && self.inner.options.durability == Durability::Sync {
             match checkpoint::write(&self.inner) {
                 Ok(()) => tracing::debug!("checkpoint written"),
@@ -216,7 +291,37 @@ fn take_lock(io: &Io, options: &Options) -> Result<Flock<std::fs::File>, StoreEr
     }
 }
 
-fn check_format(io: &Io, options: &Options) -> Result<(), StoreError> {
+/// Writes down what came of attempts, as many at once as there are, until nobody is left who
+/// could ask.
+fn settle_all(inner: &Inner, mut settling: mpsc::Receiver<Settled>) {
+    while let Some((first, reply)) = settling.blocking_recv() {
+        let (mut all, mut replies) = (vec![first], vec![reply]);
+        while all.len() < SETTLING_AT_ONCE
+            && let Ok((more, reply)) = settling.try_recv()
+        {
+            all.push(more);
+            replies.push(reply);
+        }
+        let settled = inner.settle(&all).is_ok();
+        inner.wakers.wake();
+        for reply in replies {
+            let result = if settled {
+                Ok(())
+            } else {
+                Err(StoreError::Closed)
+            };
+            let _ = reply.send(result); // whoever asked may have gone
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Format {
+    Ours,
+    Older,
+}
+
+fn check_format(io: &Io, options: &Options) -> Result<Format, StoreError> {
     let path = options.path.join("FORMAT");
     let names = io.names(&options.path)?;
     let found = if names.iter().any(|name| name == "FORMAT") {
@@ -226,19 +331,36 @@ fn check_format(io: &Io, options: &Options) -> Result<(), StoreError> {
         String::new()
     };
     if found == FORMAT {
-        return Ok(());
+        return Ok(Format::Ours);
+    }
+    if OLDER.contains(&&*found) {
+        return Ok(Format::Older);
     }
     // Empty where the very first start was cut short; then there can be no log either.
     if !found.is_empty() || names.iter().any(|name| name.starts_with("seg-")) {
         return Err(StoreError::Format {
             place: options.path.display().to_string(),
-            found,
-            known: FORMAT.to_owned(),
+            found: if found.is_empty() {
+                "that is not said".to_owned()
+            } else {
+                found
+            },
+            known: format!("{FORMAT}, and reads {}", OLDER.join(", ")),
         });
     }
-    let file = io.open_or_create(&path)?;
+    write_format(io, options)?;
+    Ok(Format::Ours)
+}
+
+/// From then on an older version refuses the queue, rather than misreading it.
+fn write_format(io: &Io, options: &Options) -> Result<(), StoreError> {
+    let new = options.path.join("FORMAT.new");
+    let file = io.open_or_create(&new)?;
+    file.truncate(0)?;
     file.write_at(format!("{FORMAT}\n").as_bytes(), 0)?;
-    file.sync()
+    file.sync()?;
+    io.rename(&new, &options.path.join("FORMAT"))?;
+    io.sync_dir(&options.path)
 }
 
 impl LocalStore {
@@ -259,7 +381,7 @@ impl LocalStore {
         };
         let mut ready = Vec::with_capacity(tickets.len());
         for (place, ticket) in tickets {
-            match inner.at_hand(ticket.lease.id) {
+            match inner.handover().get(ticket.lease.id) {
                 Some(message) => ready.push((ticket, message)),
                 None => cold.push((place, ticket)),
             }
@@ -305,28 +427,14 @@ impl LocalStore {
         let inner = self.inner();
         inner.refuse_if_closed()?;
         let notices = std::mem::take(&mut record.notices);
+        if notices.is_empty() {
+            return self.settle_now(now, lease, record).await;
+        }
         // The place in the line first: from the settlement on, nothing here waits.
-        let sender = if notices.is_empty() {
-            None
-        } else {
-            let sender = self.0.commits()?;
-            Some(
-                sender
-                    .reserve_owned()
-                    .await
-                    .map_err(|_| StoreError::Closed)?,
-            )
-        };
+        let sender = self.0.commits()?;
+        let sender = sender.reserve_owned().await;
+        let sender = sender.map_err(|_| StoreError::Closed)?;
         let settlement = inner.table().settlement(now, lease, &record)?;
-        let Some(sender) = sender else {
-            let (inner, lease) = (Arc::clone(inner), lease.clone());
-            return blocking(move || {
-                inner.settle(&lease, &settlement, &record)?;
-                inner.wakers.wake();
-                Ok(())
-            })
-            .await;
-        };
         let settles = Settles {
             id: lease.id,
             settlement: settlement.clone(),
@@ -341,7 +449,12 @@ impl LocalStore {
         let (reply, replied) = oneshot::channel();
         let commit = Commit {
             messages,
-            settle: Some(Box::new((lease.clone(), settlement, record))),
+            settle: Some(Box::new(Settling {
+                lease: lease.clone(),
+                settlement,
+                record,
+            })),
+            from: None,
             now,
             reply,
         };
@@ -349,167 +462,24 @@ impl LocalStore {
         replied.await.map_err(|_| StoreError::Closed)?
     }
 
-    /// Messages that match, behind `after`; read from disk a few at a time. Blocks.
-    fn page_now(
-        inner: &Inner,
-        filter: &Filter,
-        mut after: Option<QueueId>,
-        max: usize,
-    ) -> Result<Vec<Listed>, StoreError> {
-        const AT_ONCE: usize = 256;
-        let mut page = Vec::new();
-        let ids: BTreeSet<QueueId> = filter.ids.iter().copied().collect();
-        while page.len() < max {
-            let some: Vec<_> = {
-                let table = inner.table();
-                if filter.ids.is_empty() {
-                    let some = table.after(after).take(AT_ONCE);
-                    some.map(|(id, e)| (id, e.place)).collect()
-                } else {
-                    let behind = ids
-                        .iter()
-                        .filter(|id| after.is_none_or(|after| **id > after));
-                    let some = behind.filter_map(|id| Some((*id, table.get(*id)?.place)));
-                    some.take(AT_ONCE).collect()
-                }
-            };
-            let Some(&(last, _)) = some.last() else {
-                break;
-            };
-            after = Some(last);
-            for (id, place) in some {
-                let message = match inner.load(id, place) {
-                    Ok(message) => message,
-                    Err(error) => {
-                        tracing::error!(queue_id = %id, %error, "message not readable");
-                        continue;
-                    }
-                };
-                let recipients = message.info.envelope.recipients().len();
-                let evidence = inner.evidence(place, recipients);
-                if let Some(listed) = listed(inner, &message, &evidence)
-                    && page.len() < max
-                    && filter.matches(&listed)
-                {
-                    page.push(listed);
-                }
-            }
-        }
-        Ok(page)
-    }
-
-    /// Blocks.
-    fn operate_now(
-        inner: &Inner,
+    async fn settle_now(
+        &self,
         now: Timestamp,
-        operation: Operation,
-        filter: &Filter,
-    ) -> Result<u64, StoreError> {
-        let done = Self::operate_all(inner, now, operation, filter);
-        // Also where it failed half way.
-        inner.wakers.wake();
-        done
-    }
-
-    fn operate_all(
-        inner: &Inner,
-        now: Timestamp,
-        operation: Operation,
-        filter: &Filter,
-    ) -> Result<u64, StoreError> {
-        const AT_ONCE: usize = 256;
-        let named = Filter {
-            ids: filter.ids.clone(),
-            ..Filter::default()
+        lease: &Lease,
+        record: AttemptRecord,
+    ) -> Result<(), StoreError> {
+        let place = self.0.states()?.reserve_owned().await;
+        let place = place.map_err(|_| StoreError::Closed)?;
+        let settlement = self.inner().table().settlement(now, lease, &record)?;
+        let settling = Settling {
+            lease: lease.clone(),
+            settlement,
+            record,
         };
-        if !filter.ids.is_empty() && *filter == named {
-            // These need not be looked at, and so can be damaged.
-            let ids: BTreeSet<_> = filter.ids.iter().collect();
-            return ids.into_iter().try_fold(0, |done, &id| {
-                Ok(done + u64::from(Self::operate_one(inner, now, operation, id)?))
-            });
-        }
-        let (mut done, mut after) = (0, None);
-        loop {
-            let ids: Vec<QueueId> = if filter.is_all() {
-                let table = inner.table();
-                let some = table.after(after).take(AT_ONCE);
-                some.map(|(id, _)| id).collect()
-            } else {
-                let page = Self::page_now(inner, filter, after, AT_ONCE)?;
-                page.into_iter().map(|listed| listed.id).collect()
-            };
-            let Some(&last) = ids.last() else {
-                return Ok(done);
-            };
-            after = Some(last);
-            for id in ids {
-                done += u64::from(Self::operate_one(inner, now, operation, id)?);
-            }
-        }
+        let (reply, replied) = oneshot::channel();
+        drop(place.send((settling, reply)));
+        replied.await.map_err(|_| StoreError::Closed)?
     }
-
-    fn operate_one(
-        inner: &Inner,
-        now: Timestamp,
-        operation: Operation,
-        id: QueueId,
-    ) -> Result<bool, StoreError> {
-        let state = match operation {
-            Operation::Hold => State::Hold,
-            Operation::Release => State::Release,
-            Operation::Retry => State::Retry(now),
-            Operation::Remove => State::Removed,
-        };
-        let _whole = inner.change();
-        if inner.table().get(id).is_none() {
-            return Ok(false);
-        }
-        // Unlike an attempt's, an operator's word is worth nothing unless written down.
-        inner.write_state(id, &state)?;
-        let done = if operation == Operation::Remove {
-            let entry = inner.table().remove(id);
-            let there = entry.is_some();
-            inner.finished(id, entry, true);
-            there
-        } else {
-            inner.table().operate(now, operation, id)
-        };
-        tracing::info!(queue_id = %id, ?operation, "an operator's order");
-        Ok(done)
-    }
-}
-
-fn listed(
-    inner: &Inner,
-    message: &Ready,
-    evidence: &[Option<postroad_queue::Evidence>],
-) -> Option<Listed> {
-    let table = inner.table();
-    let info = &message.info;
-    let entry = table.get(info.id)?;
-    let recipients = info.envelope.recipients().iter().zip(&*message.lanes);
-    let recipients = recipients.zip(evidence).enumerate();
-    let recipients = recipients.map(|(place, ((recipient, lane), last))| {
-        ListedRecipient::new(
-            &table,
-            info.id,
-            entry,
-            place,
-            &recipient.address,
-            lane,
-            last,
-        )
-    });
-    Some(Listed {
-        id: info.id,
-        envelope: info.envelope.clone(),
-        origin: info.origin.clone(),
-        arrived: info.arrived,
-        size: info.size,
-        held: entry.held(),
-        recipients: recipients.collect(),
-    })
 }
 
 impl Store for LocalStore {
@@ -579,7 +549,7 @@ impl Store for LocalStore {
         let (inner, filter) = (Arc::clone(self.inner()), filter.clone());
         Box::pin(async move {
             inner.refuse_if_closed()?;
-            blocking(move || Self::operate_now(&inner, now, operation, &filter)).await
+            blocking(move || inner.operate(now, operation, &filter)).await
         })
     }
 
@@ -590,9 +560,7 @@ impl Store for LocalStore {
         max: usize,
     ) -> BoxFuture<'a, Result<Vec<Listed>, StoreError>> {
         let (inner, filter) = (Arc::clone(self.inner()), filter.clone());
-        Box::pin(blocking(move || {
-            Self::page_now(&inner, &filter, after, max)
-        }))
+        Box::pin(blocking(move || inner.page(&filter, after, max)))
     }
 
     fn content(&self, id: QueueId) -> BoxFuture<'_, Result<Arc<dyn Content>, StoreError>> {
@@ -610,6 +578,15 @@ impl Store for LocalStore {
 
     fn totals(&self) -> Totals {
         self.inner().table().totals()
+    }
+
+    fn health(&self) -> Health {
+        self.inner().health()
+    }
+
+    fn verify(&self) -> BoxFuture<'_, Result<Verified, StoreError>> {
+        let inner = Arc::clone(self.inner());
+        Box::pin(blocking(move || verify::all(&inner)))
     }
 
     fn close(&self) -> BoxFuture<'_, Result<(), StoreError>> {

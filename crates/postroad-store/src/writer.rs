@@ -6,17 +6,22 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use postroad_mail::Timestamp;
-use postroad_queue::jobs::Settlement;
-use postroad_queue::{AttemptRecord, Lease, StoreError};
+use postroad_queue::StoreError;
+use postroad_queue::jobs::Saved;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::Durability;
-use crate::inner::{Inner, Place, Ready, Segment};
+use crate::inner::{Inner, Ready};
 use crate::io::{Disk, again};
+use crate::place::{Extent, Place, Segment};
 use crate::record::{BIG, HEADER, Header, INLINE, NONE, SEGMENT_HEADER, padded, segment_header};
+use crate::state::Settling;
+use crate::watch::{Work, because, count};
 
 /// Octets written with one sync, at most (one commit may be longer).
 const BATCH_MAX: usize = 4 << 20;
+/// Octets of a segment where the disk has no room for one of the usual size.
+const SMALL_SEGMENT: u64 = 1 << 20;
 /// How long a lease lasts after its record could not be written, so that it can be tried again.
 pub(crate) const RECORD_AGAIN: Duration = Duration::from_secs(300);
 
@@ -30,13 +35,17 @@ pub(crate) struct Prepared {
     pub(crate) body: Bytes,
     pub(crate) ready: Option<Ready>,
     pub(crate) lanes: Arc<[postroad_queue::Lane]>,
+    /// Where it stands, where that is not at its beginning.
+    pub(crate) resumed: Option<Box<Saved>>,
 }
 
 /// Messages to be written together, and the state that owes them.
 #[derive(Debug)]
 pub(crate) struct Commit {
     pub(crate) messages: Vec<Prepared>,
-    pub(crate) settle: Option<Box<(Lease, Settlement, AttemptRecord)>>,
+    pub(crate) settle: Option<Box<Settling>>,
+    /// Where each of them is so far, where it is compaction that writes them anew.
+    pub(crate) from: Option<Vec<Place>>,
     pub(crate) now: Timestamp,
     pub(crate) reply: oneshot::Sender<Result<(), StoreError>>,
 }
@@ -85,6 +94,15 @@ impl Writer {
     }
 
     fn write(&mut self, batch: Vec<Commit>) {
+        let suspect =
+            |inner: &Inner, number| inner.segments().get(&number).is_some_and(|s| s.suspect);
+        if self
+            .current
+            .as_ref()
+            .is_some_and(|c| suspect(&self.inner, c.number))
+        {
+            self.seal(); // so that compaction can empty it
+        }
         let mut group = Vec::with_capacity(batch.len());
         let mut octets = 0;
         for commit in batch {
@@ -93,7 +111,7 @@ impl Writer {
                 self.flush(std::mem::take(&mut group));
                 octets = 0;
                 if !self.fits(length)
-                    && let Err(error) = self.start_segment(length)
+                    && let Err(error) = self.room_for(&commit, length)
                 {
                     self.refuse(vec![commit], &error);
                     continue;
@@ -110,14 +128,26 @@ impl Writer {
         octets as u64 <= room
     }
 
-    /// A new segment is durable, with its name, before it is used.
-    fn start_segment(&mut self, needed: usize) -> Result<(), StoreError> {
+    /// A segment with room for a commit. What the queue itself has to write to get rid of mail is
+    /// content with a small one, where the disk has no room for another.
+    fn room_for(&mut self, commit: &Commit, length: usize) -> Result<(), StoreError> {
         self.seal();
+        let least = length as u64 + SEGMENT_HEADER as u64;
+        let usual = self.inner.options.segment_size;
+        let since = commit.now;
+        match self.start_segment(usual.max(least), since) {
+            Err(StoreError::Full { .. }) if commit.is_own() && least < usual => {
+                self.start_segment(least.max(usual.min(SMALL_SEGMENT)), since)
+            }
+            done => done,
+        }
+    }
+
+    /// A new segment is durable, with its name, before it is used.
+    fn start_segment(&mut self, size: u64, since: Timestamp) -> Result<(), StoreError> {
         let inner = &self.inner;
         let number = self.next;
         self.next = self.next.saturating_add(1);
-        let least = needed as u64 + SEGMENT_HEADER as u64;
-        let size = inner.options.segment_size.max(least);
         let path = inner.log_path(number);
         let disk = inner.io.create(&path, size)?;
         let make = || {
@@ -133,8 +163,9 @@ impl Writer {
             return Err(error);
         }
         let disk = Arc::new(disk);
-        let mut segment = Segment::new(self.epoch, false);
+        let mut segment = Segment::new(self.epoch, false, since);
         segment.log = Some(Arc::clone(&disk));
+        (segment.end, segment.size) = (SEGMENT_HEADER as u64, size);
         inner.segments().insert(number, segment);
         self.current = Some(Current {
             number,
@@ -150,9 +181,12 @@ impl Writer {
         let Some(current) = self.current.take() else {
             return;
         };
-        let _ = current.disk.truncate(current.end); // only to save space
+        let cut = current.disk.truncate(current.end); // only to save space
         if let Some(segment) = self.inner.segments().get_mut(&current.number) {
             segment.sealed = true;
+            if cut.is_ok() {
+                segment.size = current.end;
+            }
         }
     }
 
@@ -171,7 +205,7 @@ impl Writer {
                 segment: current.number,
                 offset: u32::try_from(offset).unwrap_or(NONE),
                 state: NONE,
-                big: message.header.kind == BIG,
+                extent: Extent::new(message.length(), message.header.kind == BIG),
             });
             let header = Header {
                 segment: current.number,
@@ -189,7 +223,10 @@ impl Writer {
             written = current.disk.sync();
         }
         match written {
-            Ok(()) => self.written(group, places),
+            Ok(()) => {
+                self.inner.watch.works(Work::Commit);
+                self.written(group, places);
+            }
             // What failed is never tried again on this file: the kernel may have forgotten it.
             Err(error) => {
                 self.seal();
@@ -205,55 +242,79 @@ impl Writer {
         if let Some(current) = &mut self.current {
             current.end += self.buffer.len() as u64;
             if let Some(segment) = self.inner.segments().get_mut(&current.number) {
-                segment.live += places.len() as u64;
+                segment.end = current.end;
             }
         }
         let mut places = places.into_iter();
         let mut replies = Vec::with_capacity(group.len());
+        let mut wake = false;
         for commit in group {
-            for (message, place) in commit.messages.into_iter().zip(&mut places) {
-                if let Some(ready) = message.ready {
-                    self.inner.hand_over(ready, commit.now);
+            if let Some(from) = commit.from {
+                let moves = commit.messages.iter().zip(from).zip(&mut places);
+                for ((message, from), to) in moves {
+                    self.inner.switch(message.header.id, from, to);
                 }
-                let header = &message.header;
-                self.inner.table().insert(
-                    header.id,
-                    place,
-                    header.size(),
-                    header.due,
-                    &message.lanes,
-                );
+            } else {
+                wake = true;
+                for (message, place) in commit.messages.into_iter().zip(&mut places) {
+                    self.insert(message, place, commit.now);
+                }
             }
-            if let Some(settle) = commit.settle {
-                let (lease, settlement, record) = *settle;
+            if let Some(settling) = commit.settle {
                 // Nothing is sealed while there is a writer.
-                let _ = self.inner.settle(&lease, &settlement, &record);
+                let _ = self.inner.settle(std::slice::from_ref(&*settling));
             }
             replies.push(commit.reply);
         }
         // Before the replies: whoever has one may count on the wake-up.
-        self.inner.wakers.wake();
+        if wake {
+            self.inner.wakers.wake();
+        }
         for reply in replies {
             let _ = reply.send(Ok(())); // whoever asked may have gone
         }
     }
 
+    fn insert(&self, message: Prepared, place: Place, now: Timestamp) {
+        if let Some(ready) = message.ready {
+            let max = self.inner.options.handover_bytes;
+            self.inner.handover().put(ready, now, max);
+        }
+        // Before the table: from there on it may go.
+        if let Some(segment) = self.inner.segments().get_mut(&place.segment) {
+            segment.gains(place);
+        }
+        let header = &message.header;
+        let mut table = self.inner.table();
+        match message.resumed {
+            Some(saved) => table.load(header.id, place, *saved),
+            None => table.insert(header.id, place, header.size(), header.due, &message.lanes),
+        }
+    }
+
     fn refuse(&self, group: Vec<Commit>, error: &StoreError) {
-        let cause = std::error::Error::source(error).map(ToString::to_string);
-        tracing::error!(%error, cause, commits = group.len(), "not committed");
+        let why = because(error);
+        tracing::error!(error = why, commits = group.len(), "not committed");
+        let watch = &self.inner.watch;
+        watch.fails(Work::Commit, &why);
+        let mail = group.iter().filter(|commit| commit.from.is_none()).count() as u64;
         if matches!(error, StoreError::Full { .. }) {
+            count(&watch.refused_full, mail);
             let free = self.inner.io.free(&self.inner.options.path);
             self.inner.free.store(free.unwrap_or(0), Ordering::Relaxed);
+        } else {
+            count(&watch.refused_error, mail);
         }
         for commit in group {
-            for message in &commit.messages {
+            // What compaction wants to write anew is safe where it is.
+            for message in commit.messages.iter().filter(|_| commit.from.is_none()) {
                 if message.header.kind == BIG {
                     self.inner.doom(message.header.id);
                 }
             }
-            if let Some(settle) = &commit.settle {
+            if let Some(settling) = &commit.settle {
                 let until = commit.now + RECORD_AGAIN;
-                self.inner.table().unpin(&settle.0, until);
+                self.inner.table().unpin(&settling.lease, until);
             }
             let _ = commit.reply.send(Err(again(error)));
         }
@@ -261,13 +322,18 @@ impl Writer {
 }
 
 impl Commit {
+    /// Whether it is the queue's own: a notice, or what compaction moves.
+    const fn is_own(&self) -> bool {
+        self.from.is_some() || self.settle.is_some()
+    }
+
     fn length(&self) -> usize {
         self.messages.iter().map(Prepared::length).sum()
     }
 }
 
 impl Prepared {
-    fn length(&self) -> usize {
+    pub(crate) fn length(&self) -> usize {
         padded(HEADER + self.meta.len() + self.head.len() + self.body.len())
     }
 

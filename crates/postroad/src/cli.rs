@@ -1,6 +1,8 @@
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use postroad_service::config::units::Span;
 use postroad_service::dev::Ports;
 
 /// Postroad, an SMTP mail system: submission and relay in one process, and what operators need.
@@ -51,7 +53,7 @@ pub(crate) enum Command {
     },
     /// Look into the queue, and change it
     #[command(
-        after_help = "Talks to the running service over its admin socket; opens the queue itself where none runs: then run it as\nthe service's user, as in `sudo -u postroad postroad queue list`.\n\nExamples:\n  postroad queue list --json\n  postroad queue show 01jdk7e2m8qv3tw5xyz9abcdef\n  postroad queue retry --domain example.org\n  postroad queue delete --from spammer@example.org"
+        after_help = "Talks to the running service over its admin socket; opens the queue itself where none runs: then run it as\nthe service's user, as in `sudo -u postroad postroad queue list`.\n\nExamples:\n  postroad queue list --json\n  postroad queue show 01jdk7e2m8qv3tw5xyz9abcdef\n  postroad queue retry --domain example.org\n  postroad queue delete --from spammer@example.org\n  postroad queue hold --older 2d --reason \"451 4.7.1\"\n  postroad queue verify\n  postroad queue export --output queue.export"
     )]
     Queue {
         #[command(subcommand)]
@@ -94,6 +96,12 @@ pub(crate) enum Command {
     },
 }
 
+/// As the configuration has them.
+fn span(text: &str) -> Result<Duration, String> {
+    let span: Result<Span, _> = serde_json::from_value(text.into());
+    span.map(|span| span.0).map_err(|error| error.to_string())
+}
+
 fn ports(text: &str) -> Result<Ports, String> {
     let numbers: Result<Vec<u16>, _> = text.split(',').map(|port| port.trim().parse()).collect();
     match numbers.as_deref() {
@@ -131,19 +139,64 @@ pub(crate) enum QueueOrder {
         id: postroad_queue::QueueId,
     },
     /// Keep messages from being tried until released
-    Hold(Which),
+    Hold(Change),
     /// End a hold
-    Release(Which),
+    Release(Change),
     /// Try messages now
-    Retry(Which),
+    Retry(Change),
     /// Remove messages; their senders are not told
-    Delete(Which),
-    /// Show what waits, by destination
+    Delete(Change),
+    /// Show what waits, by destination, and how the queue does
     Stats {
         /// As one JSON object
         #[arg(long)]
         json: bool,
     },
+    /// Read all that is kept, and say what is not what was written; exit 0 or 1
+    #[command(
+        after_help = "It reads every message to its end, so it takes as long as that; a running service goes on meanwhile. Each line names the file, the octet at which the damage begins, the message where that can be told, and what it means for the mail.\n\nExamples:\n  postroad queue verify\n  postroad queue verify --json"
+    )]
+    Verify {
+        /// As one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Write messages, with all that is known of them, to a file or a pipe
+    #[command(
+        after_help = "What it writes, `postroad queue import` takes into any queue, of any kind: sender, recipients, attempts, when each is due, and the message itself, octet for octet. It changes nothing in this queue. A file that was cut off or damaged is refused by the import, and so is as good as none: keep the original until then.\n\nA running service goes on delivering while it is exported: what it delivers from then on, and what it has under way, is in the export too, and goes out twice if that is imported elsewhere. To move mail, stop the service first, or hold the messages; held messages arrive held, and are released where they went.\n\nExamples:\n  postroad queue export --output queue.export\n  postroad queue hold --all\n  postroad queue export | ssh new.example.org sudo -u postroad postroad queue import\n  postroad queue delete --held"
+    )]
+    Export {
+        #[command(flatten)]
+        which: Which,
+        /// Into this new file, readable by its owner only; else to standard output
+        #[arg(long, short)]
+        output: Option<PathBuf>,
+    },
+    /// Take an export into the queue
+    #[command(
+        after_help = "Each message gets a new queue id, and stands where it stood: what is held stays held. A message is taken whole or not at all, and once it is, it is kept, whatever becomes of the rest. Where an import fails, it says what the next one of the same export must --skip, so that no message comes twice.\n\nExamples:\n  postroad queue import queue.export\n  postroad queue import --skip 1200 queue.export\n  zstd -dc queue.export.zst | postroad queue import"
+    )]
+    Import {
+        /// Messages of the export that are in the queue already, as an import that failed has said
+        #[arg(long, default_value = "0")]
+        skip: postroad_queue::transfer::Skip,
+        /// As one JSON object
+        #[arg(long)]
+        json: bool,
+        /// The export; `-` is standard input
+        #[arg(default_value = "-")]
+        file: PathBuf,
+    },
+}
+
+/// What is to be changed.
+#[derive(Debug, Args)]
+pub(crate) struct Change {
+    #[command(flatten)]
+    pub(crate) which: Which,
+    /// As one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// Which messages.
@@ -160,6 +213,12 @@ pub(crate) struct Which {
     /// A recipient that waits is in this domain
     #[arg(long)]
     pub(crate) domain: Option<String>,
+    /// It has been in the queue for longer than this: 30m, 4h, 2d
+    #[arg(long, value_name = "TIME", value_parser = span)]
+    pub(crate) older: Option<Duration>,
+    /// The reply to the last attempt for a recipient that waits contains this
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) reason: Option<String>,
     /// Held ones only
     #[arg(long)]
     pub(crate) held: bool,

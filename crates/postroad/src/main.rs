@@ -44,7 +44,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
             return check(&findings);
         }
         Command::Queue { order, config } => {
-            queue::run(order, &config::load(&config)?.config).await?;
+            return queue::run(order, &config::load(&config)?.config).await;
         }
         Command::User { order } => user::run(order)?,
         Command::Completions { shell } => {

@@ -1,23 +1,26 @@
+mod whole;
+
 use std::io::Write as _;
+use std::process::ExitCode;
 
 use anyhow::bail;
 use postroad_mail::Timestamp;
 use postroad_message::rfc5322_date;
 use postroad_queue::{Filter, Listed, Operation, QueueId};
 use postroad_service::config::Config;
-use postroad_service::queue::Queue;
+use postroad_service::queue::{Queue, so_long_ago};
 
-use crate::cli::{QueueOrder, Which};
+use crate::cli::{Change, QueueOrder, Which};
 use crate::output::line;
 
-pub(crate) async fn run(order: QueueOrder, config: &Config) -> anyhow::Result<()> {
+pub(crate) async fn run(order: QueueOrder, config: &Config) -> anyhow::Result<ExitCode> {
     let queue = Queue::of(config).await?;
     let done = carry_out(order, &queue).await;
     queue.close().await?;
     done
 }
 
-async fn carry_out(order: QueueOrder, queue: &Queue) -> anyhow::Result<()> {
+async fn carry_out(order: QueueOrder, queue: &Queue) -> anyhow::Result<ExitCode> {
     match order {
         QueueOrder::List { which, json } => {
             each(queue, &filter(which), |message| {
@@ -49,13 +52,22 @@ async fn carry_out(order: QueueOrder, queue: &Queue) -> anyhow::Result<()> {
                 .body(id, |piece| std::io::stdout().lock().write_all(piece))
                 .await?;
         }
-        QueueOrder::Hold(which) => operate(queue, Operation::Hold, which, "held").await?,
-        QueueOrder::Release(which) => operate(queue, Operation::Release, which, "released").await?,
-        QueueOrder::Retry(which) => retry(queue, which).await?,
-        QueueOrder::Delete(which) => operate(queue, Operation::Remove, which, "removed").await?,
+        QueueOrder::Hold(change) => operate(queue, Operation::Hold, change, "held").await?,
+        QueueOrder::Release(change) => {
+            operate(queue, Operation::Release, change, "released").await?;
+        }
+        QueueOrder::Retry(change) => retry(queue, change).await?,
+        QueueOrder::Delete(change) => operate(queue, Operation::Remove, change, "removed").await?,
         QueueOrder::Stats { json } => stats(queue, json).await?,
+        QueueOrder::Verify { json } => return whole::verify(queue, json).await,
+        QueueOrder::Export { which, output } => {
+            return whole::export(queue, &filter(which), output.as_deref()).await;
+        }
+        QueueOrder::Import { skip, json, file } => {
+            return whole::import(queue, skip, &file, json).await;
+        }
     }
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }
 
 fn missing(wanted: &[QueueId], shown: &[QueueId]) -> anyhow::Result<()> {
@@ -68,18 +80,22 @@ fn missing(wanted: &[QueueId], shown: &[QueueId]) -> anyhow::Result<()> {
 async fn operate(
     queue: &Queue,
     operation: Operation,
-    which: Which,
+    change: Change,
     done: &str,
 ) -> anyhow::Result<()> {
-    let filter = named(which)?;
+    let filter = named(change.which)?;
     let messages = queue.operate(operation, &filter).await?;
-    line(format_args!("{messages} {done}"))?;
+    if change.json {
+        line(format_args!("{{\"messages\":{messages}}}"))?;
+    } else {
+        line(format_args!("{messages} {done}"))?;
+    }
     some(messages, &filter)
 }
 
 /// Held ones are counted apart: they are not tried until they are released.
-async fn retry(queue: &Queue, which: Which) -> anyhow::Result<()> {
-    let filter = named(which)?;
+async fn retry(queue: &Queue, change: Change) -> anyhow::Result<()> {
+    let filter = named(change.which)?;
     let only_held = Filter {
         held: Some(true),
         ..filter.clone()
@@ -91,7 +107,11 @@ async fn retry(queue: &Queue, which: Which) -> anyhow::Result<()> {
     })
     .await?;
     let messages = queue.operate(Operation::Retry, &filter).await?;
-    line(format_args!("{}", retried(messages, held)))?;
+    if change.json {
+        line(format_args!("{{\"messages\":{messages},\"held\":{held}}}"))?;
+    } else {
+        line(format_args!("{}", retried(messages, held)))?;
+    }
     some(messages, &filter)
 }
 
@@ -118,7 +138,7 @@ fn named(which: Which) -> anyhow::Result<Filter> {
     let filter = filter(which);
     if !all && filter == Filter::default() {
         bail!(
-            "which messages? Give queue ids, a filter (--from, --to, --domain, --held), or --all"
+            "which messages? Give queue ids, a filter (--from, --to, --domain, --older, --reason, --held), or --all"
         );
     }
     Ok(filter)
@@ -131,6 +151,8 @@ fn filter(which: Which) -> Filter {
         to: which.to,
         domain: which.domain,
         held: which.held.then_some(true),
+        arrived_before: which.older.map(so_long_ago),
+        reason: which.reason,
         ..Filter::default()
     }
 }
@@ -257,6 +279,7 @@ async fn stats(queue: &Queue, json: bool) -> anyhow::Result<()> {
         "{} messages ({} held), {} octets, {} in flight",
         totals.messages, totals.held, totals.bytes, totals.in_flight
     ))?;
+    whole::health(&stats.health)?;
     for lane in stats.lanes {
         let next = lane
             .next_due

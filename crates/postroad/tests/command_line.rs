@@ -5,6 +5,9 @@
     reason = "a test may panic, and so may what it is made of"
 )]
 
+#[path = "command_line/whole_queue.rs"]
+mod whole_queue;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -302,9 +305,7 @@ fn a_held_message_is_not_said_to_be_due() {
 
 /// A message in the queue of a configuration, while no service runs.
 fn queue_one(config: &Path) {
-    let config = postroad_service::config::load(config).unwrap().config;
-    let queue = async {
-        let store = postroad_service::open_store(&config).await.unwrap();
+    with_queue(config, async |store| {
         let now = postroad_mail::Timestamp::from_millis(1_700_000_000_000);
         let recipient = postroad_mail::Recipient::new("bob@b.test".parse().unwrap());
         let draft = postroad_queue::Draft {
@@ -312,10 +313,20 @@ fn queue_one(config: &Path) {
             origin: postroad_mail::Origin::default(),
             head: "Subject: x\r\n\r\n".into(),
             lanes: vec![postroad_queue::Lane::new("b.test")],
+            resumes: None,
         };
         let incoming = store.begin(now).unwrap();
         incoming.commit(now, draft).await.unwrap();
+    });
+}
+
+/// Works on the queue of a configuration, while no service runs.
+fn with_queue(config: &Path, work: impl AsyncFnOnce(&dyn postroad_queue::Store)) {
+    let config = postroad_service::config::load(config).unwrap().config;
+    let worked = async {
+        let store = postroad_service::open_store(&config).await.unwrap();
+        work(&*store).await;
         store.close().await.unwrap();
     };
-    tokio::runtime::Runtime::new().unwrap().block_on(queue);
+    tokio::runtime::Runtime::new().unwrap().block_on(worked);
 }

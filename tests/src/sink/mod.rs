@@ -113,6 +113,8 @@ impl Sink {
             while let Ok((stream, _)) = listener.accept().await {
                 let (state, arrived, gate) = shared.clone();
                 let tls = tls.clone();
+                // Replies are small, and each is waited for.
+                let _ = stream.set_nodelay(true);
                 tokio::spawn(async move {
                     let _ = serve(stream, tls, &state, &arrived, &gate).await;
                 });
@@ -138,6 +140,11 @@ impl Sink {
         lock(&self.state)
             .always
             .insert(start.to_owned(), reply.to_owned());
+    }
+
+    /// From now on answers commands that start with `start` as usual.
+    pub fn reply_usual(&self, start: &str) {
+        lock(&self.state).always.remove(start);
     }
 
     /// Answers the next such command so.
@@ -207,6 +214,12 @@ impl Sink {
     /// there is one.
     pub async fn take(&self) -> Vec<Received> {
         self.arrival(1).await;
+        std::mem::take(&mut lock(&self.state).received)
+    }
+
+    /// Takes what has come, and waits for nothing.
+    #[must_use]
+    pub fn take_now(&self) -> Vec<Received> {
         std::mem::take(&mut lock(&self.state).received)
     }
 

@@ -57,12 +57,64 @@ async fn the_socket_is_its_owners_and_answers() {
         .parse()
         .unwrap();
     assert!(healthy(&ask_tcp(tcp, "GET /health").await.unwrap()));
-    for request in ["POST /reload", "GET /queue/stats", "POST /queue/page"] {
+    for answer in [
+        ask_tcp(tcp, "GET /metrics").await.unwrap(),
+        ask_unix(&socket, "GET /metrics").await.unwrap(),
+    ] {
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        for line in [
+            "content-type: text/plain; version=0.0.4",
+            "# TYPE postroad_queue_messages gauge",
+            "postroad_queue_messages 1",
+            "postroad_queue_lanes 1",
+            "postroad_queue_fault 0",
+            "postroad_queue_refused_total{reason=\"full\"} 0",
+        ] {
+            assert!(answer.contains(line), "{line}: {answer}");
+        }
+        // Numbers, and nobody's name.
+        assert!(!answer.contains(".test"), "{answer}");
+    }
+    for request in [
+        "POST /reload",
+        "GET /queue/stats",
+        "POST /queue/page",
+        "POST /queue/export",
+        "POST /queue/import",
+        "GET /queue/verify",
+    ] {
         let answer = ask_tcp(tcp, request).await.unwrap();
         assert!(answer.starts_with("HTTP/1.1 404 "), "{request}: {answer}");
     }
     assert!(service.terminate().await.unwrap().success());
     assert!(!socket.exists(), "the socket is left behind");
+}
+
+/// A queue that takes no mail says so to whoever spreads connections, to the metrics, and to the
+/// operator.
+#[tokio::test]
+async fn a_full_disk_is_no_good_health() {
+    let site = Site::new();
+    let (_service, address) = kept::relay(&site, "min_free = \"9999999GiB\"").await;
+    let mut dialogue = Dialogue::open(address).await.unwrap();
+    let mail = dialogue.say("MAIL FROM:<a@b.test>", "").await.unwrap();
+    if mail.starts_with("250") {
+        let to = "RCPT TO:<c@box.test>";
+        dialogue.say(to, "250").await.unwrap();
+        dialogue.say("DATA", "452 4.3.1").await.unwrap();
+    }
+    let socket = site.path("relay.sock");
+    let answer = ask_unix(&socket, "GET /health").await.unwrap();
+    assert!(
+        answer.starts_with("HTTP/1.1 503 ")
+            && answer.contains("\"status\":\"degraded\"")
+            && answer.contains("limits.min_free"),
+        "{answer}"
+    );
+    let answer = ask_unix(&socket, "GET /metrics").await.unwrap();
+    assert!(answer.contains("\npostroad_queue_fault 1\n"), "{answer}");
+    let stats = site.queue("relay", &["stats"]).await.unwrap().succeeded();
+    assert!(stats.output.contains("\nfault since "), "{}", stats.output);
 }
 
 /// The line of the log, in JSON, that holds all of these.

@@ -1,5 +1,7 @@
 //! What an operator does with the queue.
 
+mod whole;
+
 use postroad_tests::process::PATIENCE;
 use postroad_tests::programs::Finished;
 use postroad_tests::site::Site;

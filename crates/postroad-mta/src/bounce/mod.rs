@@ -237,6 +237,7 @@ impl Reported<'_> {
                 ..Origin::default()
             },
             head: written.head.into(),
+            resumes: None,
         };
         Notice {
             draft,

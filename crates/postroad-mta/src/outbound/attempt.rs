@@ -419,6 +419,7 @@ mod tests {
             origin: Origin::default(),
             head: "Subject: x\r\n\r\n".into(),
             lanes: vec![Lane::new("x")],
+            resumes: None,
         };
         store.begin(now).unwrap().commit(now, draft).await.unwrap();
         let request = ClaimRequest {

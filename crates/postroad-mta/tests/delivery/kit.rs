@@ -208,6 +208,7 @@ impl World {
             origin,
             head: head.to_owned().into(),
             lanes,
+            resumes: None,
         };
         incoming.commit(self.clock.now(), draft).await.unwrap()
     }

@@ -34,6 +34,7 @@ pub fn draft(to: &[&str]) -> Draft {
         origin: Origin::default(),
         head: Bytes::from_static(b"Subject: test\r\n\r\n"),
         lanes,
+        resumes: None,
     }
 }
 

@@ -17,6 +17,7 @@
 )]
 
 mod kit;
+mod moved;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -30,6 +31,9 @@ use crate::store::{
 };
 
 pub use kit::{START, accept, at, claim, defer, deliver, draft, evidence, read, request, said};
+pub use moved::{
+    filters_by_reason, good_is_verified, nobody_waits_leaves_nothing, resumes_where_it_stood,
+};
 
 /// All of it; each test gets a store of its own from `fresh`.
 pub async fn all<S: Store>(fresh: impl AsyncFn() -> S) {
@@ -53,6 +57,10 @@ pub async fn all<S: Store>(fresh: impl AsyncFn() -> S) {
     a_retry_during_an_attempt_counts(&fresh().await).await;
     pages_have_all_once(&fresh().await).await;
     filters_choose(&fresh().await).await;
+    filters_by_reason(&fresh().await).await;
+    resumes_where_it_stood(&fresh().await).await;
+    nobody_waits_leaves_nothing(&fresh().await).await;
+    good_is_verified(&fresh().await).await;
     sleepers_are_woken(&fresh().await).await;
     closed_is_closed(&fresh().await).await;
 }

@@ -87,6 +87,15 @@ impl Lanes {
         number
     }
 
+    /// Takes no more memory than it needs.
+    pub(super) fn shrink(&mut self) {
+        for slot in self.slots.iter_mut().flatten() {
+            if let Some(last) = slot.due.pop_last() {
+                slot.due.append(&mut BTreeSet::from([last]));
+            }
+        }
+    }
+
     /// The number of a lane that has one.
     pub(super) fn number(&self, lane: &Lane) -> Option<LaneNumber> {
         self.numbers.get(lane).copied()

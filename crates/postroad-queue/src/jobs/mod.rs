@@ -235,6 +235,16 @@ impl<P> Jobs<P> {
             .map(|(id, entry)| (*id, entry))
     }
 
+    /// Takes no more memory than it needs: for stores, once they have filled it. Maps that are
+    /// filled in order are left half empty.
+    pub fn shrink(&mut self) {
+        if let Some((id, entry)) = self.messages.pop_last() {
+            // Appending builds the tree anew, its nodes full, without a copy in between.
+            self.messages.append(&mut BTreeMap::from([(id, entry)]));
+        }
+        self.lanes.shrink();
+    }
+
     /// How many messages there are.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -40,7 +40,7 @@ pub async fn open_store(config: &Config) -> Result<Arc<dyn Store>, ServiceError>
             };
             info!(path = %config.queue.path.display(), durability, messages = report.messages, clean = report.clean, segments = report.segments, torn = report.torn, "queue open");
             for damage in &report.damage {
-                error!(damage, "the queue was damaged");
+                error!(%damage, "the queue was damaged");
             }
             Ok(Arc::new(store))
         }

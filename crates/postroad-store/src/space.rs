@@ -1,0 +1,140 @@
+//! What is no longer needed goes.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use postroad_mail::Timestamp;
+use postroad_queue::StoreError;
+
+use crate::inner::{Inner, lock};
+use crate::place::Segment;
+use crate::watch::{Work, because, now};
+
+/// Octets of files beyond twice what the queue needs, at most; once compaction has caught up.
+pub(crate) const SLACK: u64 = 128 << 20;
+/// A segment of which less than one in so many octets is needed is compacted.
+const SPARSE: u64 = 4;
+/// Likewise one that is older than this …
+const OLD: Duration = Duration::from_secs(3600);
+/// … of which less than one in so many octets is needed.
+const SPARSE_OLD: u64 = 2;
+
+impl Inner {
+    /// Once a second and at the end: state to the disk, then what is no longer needed goes.
+    ///
+    /// # Errors
+    /// Where some state is not on disk.
+    pub(crate) fn tick(&self) -> Result<(), StoreError> {
+        self.look_at_space();
+        self.handover().forget_old(now());
+        self.write_marks();
+        let doomed = std::mem::take(&mut *lock(&self.doomed));
+        let dead: Vec<u32> = {
+            let segments = self.segments();
+            let dead = segments.iter().filter(|(_, s)| s.sealed && s.live == 0);
+            dead.map(|(number, _)| *number).collect()
+        };
+        let synced = self.sync_state();
+        match &synced {
+            Ok(()) => self.watch.works(Work::State),
+            Err(error) => {
+                let error = because(error);
+                self.watch.fails(Work::State, &error);
+                tracing::error!(
+                    error,
+                    "state not synced: after a power loss, mail may go out again"
+                );
+                lock(&self.doomed).extend(&doomed);
+            }
+        }
+        if synced.is_ok() {
+            for id in doomed {
+                let _ = self.io.remove(&self.big_path(id)); // else swept at the next start
+            }
+        }
+        for number in dead {
+            self.drop_segment(number, synced.is_ok());
+        }
+        synced
+    }
+
+    /// Where state is not synced, only a segment goes whose own journal is what fails: with all
+    /// that it says.
+    fn drop_segment(&self, number: u32, synced: bool) {
+        let suspect = self.segments().get(&number).is_some_and(|s| s.suspect);
+        let held = lock(&self.marks).iter().any(|mark| mark.holds == number);
+        if held || !(synced || suspect) {
+            return;
+        }
+        if let Err(error) = self.unlink(number) {
+            tracing::warn!(
+                error = because(&error),
+                segment = number,
+                "segment not removed"
+            );
+        }
+    }
+
+    fn unlink(&self, number: u32) -> Result<(), StoreError> {
+        self.io.remove(&self.log_path(number))?;
+        let indexed = self.segments().remove(&number).is_some_and(|s| s.indexed);
+        if indexed {
+            self.stale.gone(number);
+        }
+        self.io.sync_dir(&self.options.path)?;
+        self.io.remove(&self.journal_path(number))
+    }
+
+    fn look_at_space(&self) {
+        let Some(free) = self.io.free(&self.options.path) else {
+            return;
+        };
+        let enough = |free: u64| free >= self.options.min_free;
+        let before = self.free.swap(free, Ordering::Relaxed);
+        if enough(free) {
+            self.watch.works(Work::Space);
+            return;
+        }
+        let min_free = self.options.min_free;
+        let why = format!("{free} octets are free, {min_free} must be (limits.min_free)");
+        self.watch.fails(Work::Space, &why);
+        if enough(before) {
+            tracing::error!(free, min_free, path = %self.options.path.display(), "too little space is free: new mail is refused with 452 until there is more, what is queued goes on; make room on that file system");
+        }
+    }
+
+    /// Octets of all segments, and of what the queue needs of them. Bodies in files of their own
+    /// count in neither: they go as soon as they are not needed.
+    pub(crate) fn usage(&self) -> (u64, u64) {
+        let segments = self.segments();
+        let disk = segments.values().map(Segment::disk).sum();
+        let live = segments.values().map(|s| s.live_octets).sum();
+        (disk, live)
+    }
+
+    /// The segment that is best compacted now; none where that would gain too little. One whose
+    /// journal cannot be trusted comes first.
+    pub(crate) fn sparsest(&self, now: Timestamp) -> Option<u32> {
+        let (disk, live) = self.usage();
+        let crowded = disk > live.saturating_mul(2).saturating_add(SLACK);
+        let segments = self.segments();
+        let worth = |segment: &Segment| {
+            let (all, live) = (segment.disk(), segment.live_octets);
+            segment.suspect
+                || live.saturating_mul(SPARSE) < all
+                || (crowded || now.since(segment.since) > OLD)
+                    && live.saturating_mul(SPARSE_OLD) < all
+        };
+        let share = |segment: &Segment| {
+            (
+                !segment.suspect,
+                segment.live_octets.saturating_mul(1000) / segment.disk().max(1),
+            )
+        };
+        segments
+            .iter()
+            .filter(|(_, s)| s.sealed && s.live > 0 && !s.stuck && worth(s))
+            .min_by_key(|(_, segment)| share(segment))
+            .map(|(number, _)| *number)
+    }
+}
