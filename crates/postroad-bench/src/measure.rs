@@ -142,7 +142,7 @@ fn measure(
 }
 
 /// Waits until a server has done what it still had to; gives the CPU time it has used.
-fn at_rest(group: &Group) -> anyhow::Result<Duration> {
+pub(crate) fn at_rest(group: &Group) -> anyhow::Result<Duration> {
     let started = clock::now();
     let mut usage = group.usage()?;
     loop {

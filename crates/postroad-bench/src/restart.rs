@@ -6,6 +6,7 @@ use anyhow::{Context as _, bail};
 
 use crate::clock;
 use crate::machine::free_space;
+use crate::measure::at_rest;
 use crate::memory::Watch;
 use crate::results::{Figures, Row};
 use crate::servers::{Kind, Place, Running};
@@ -16,8 +17,10 @@ use crate::statistics::figure;
 /// Octets of each message.
 const SIZE: usize = 4 << 10;
 
-/// What a message of that size may take on the disk, with all that a server writes beside it.
-const ON_DISK: u64 = 10 << 10;
+/// What a message of that size may take on the disk, with all that a server writes beside it: in
+/// Postroad's segments, and as a file or two of a peer's.
+const IN_SEGMENTS: u64 = 6 << 10;
+const IN_FILES: u64 = 14 << 10;
 
 /// Messages whose rate is taken by itself, at the beginning and at the end.
 const SLICE: u64 = 10_000;
@@ -41,7 +44,11 @@ const LOOK: Duration = Duration::from_millis(2);
 /// # Errors
 /// Where there is not enough room.
 pub(crate) fn room(place: &Place, queued: u64) -> anyhow::Result<()> {
-    let (needed, free) = (queued * ON_DISK, free_space(&place.directory)?);
+    let each = match place.kind {
+        Kind::Postroad => IN_SEGMENTS,
+        Kind::Loop | Kind::Postfix | Kind::Exim => IN_FILES,
+    };
+    let (needed, free) = (queued * each, free_space(&place.directory)?);
     // Postroad itself stops below 512 MiB.
     if free < needed + (1 << 30) {
         bail!(
@@ -72,6 +79,8 @@ pub(crate) fn measure(
     let rates = fill(place, queued, slice, sessions, row)?;
     figures.insert("2 fill, first slice, msg/s", rates[0]);
     figures.insert("2 fill, last slice, msg/s", rates[1]);
+    // What works on messages still is not what the queue itself takes.
+    at_rest(&running.group)?;
     let full = running.group.memory();
     let per_message = |octets: u64| figure(octets) / figure(queued);
     figures.insert(

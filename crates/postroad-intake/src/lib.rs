@@ -91,15 +91,15 @@ pub struct Intake {
     eight_bit_body: bool,
     /// Octets behind the header block.
     body_size: u64,
-    incoming: Box<dyn Incoming>,
-    /// Why it cannot be kept, known before its end.
-    failed: Option<Reply>,
+    /// Or why it cannot be kept, known before its end; what was kept of it is gone then, however
+    /// long the client goes on.
+    incoming: Result<Box<dyn Incoming>, Reply>,
 }
 
 impl std::fmt::Debug for Intake {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Intake")
-            .field("id", &self.incoming.id())
+            .field("id", &self.incoming.as_ref().map(|incoming| incoming.id()))
             .field("envelope", &self.envelope)
             .finish_non_exhaustive()
     }
@@ -152,14 +152,13 @@ impl Intake {
             only_recipient,
             eight_bit_body: false,
             body_size: 0,
-            incoming,
-            failed: None,
+            incoming: Ok(incoming),
         })
     }
 
     /// Takes a piece of content. Errors are remembered for [`Intake::commit`]; what follows them is dropped.
     pub async fn body(&mut self, chunk: Bytes) {
-        if self.failed.is_some() {
+        if self.incoming.is_err() {
             return;
         }
         let mut chunk = chunk;
@@ -170,7 +169,7 @@ impl Intake {
                     return;
                 }
                 Scanned::TooLarge => {
-                    self.failed = Some(replies::HEADER_TOO_BIG);
+                    self.incoming = Err(replies::HEADER_TOO_BIG);
                     return;
                 }
                 Scanned::End { body_at } => {
@@ -186,13 +185,16 @@ impl Intake {
     }
 
     async fn write(&mut self, chunk: Bytes) {
-        if chunk.is_empty() || self.failed.is_some() {
+        if chunk.is_empty() {
             return;
         }
+        let Ok(incoming) = &mut self.incoming else {
+            return;
+        };
         self.eight_bit_body = self.eight_bit_body || !chunk.is_ascii();
         self.body_size += u64::try_from(chunk.len()).unwrap_or(u64::MAX);
-        if let Err(error) = self.incoming.write(chunk).await {
-            self.failed = Some(refusal(&error));
+        if let Err(error) = incoming.write(chunk).await {
+            self.incoming = Err(refusal(&error));
         }
     }
 
@@ -224,12 +226,9 @@ impl Intake {
             body_size,
             only_recipient,
             incoming,
-            failed,
             ..
         } = self;
-        if let Some(reply) = failed {
-            return Err(reply);
-        }
+        let incoming = incoming?;
         let fields = scanner.fields();
         if fields.received >= config.hops_max {
             return Err(replies::TOO_MANY_HOPS);

@@ -18,7 +18,8 @@ pub struct Health {
     pub free: Option<u64>,
     /// Below so many, new mail is refused.
     pub min_free: u64,
-    /// Octets of its files.
+    /// Octets of its files, but for bodies in files of their own: those are there only as long as
+    /// they are needed.
     pub disk: u64,
     /// Octets of those that mail in the queue needs.
     pub live: u64,
@@ -26,7 +27,8 @@ pub struct Health {
     pub refused_full: u64,
     /// Commits refused because writing or syncing failed.
     pub refused_error: u64,
-    /// States of attempts that could not be written: they hold until a restart.
+    /// Results of attempts that could not be written down at once: they are tried again, and hold
+    /// until a restart.
     pub states_unwritten: u64,
     /// Syncs of state that failed.
     pub sync_failures: u64,

@@ -371,6 +371,11 @@ impl Store for MemStore {
             .map(|(_, entry)| listed(&table.jobs, entry))
             .filter(|message| filter.matches(message))
             .take(max)
+            .scan(0, |recipients, message| {
+                let room = *recipients < Listed::RECIPIENTS_MAX;
+                *recipients += message.recipients.len();
+                room.then_some(message)
+            })
             .collect();
         Box::pin(ready(Ok(page)))
     }

@@ -316,6 +316,11 @@ pub struct Listed {
     pub recipients: Vec<ListedRecipient>,
 }
 
+impl Listed {
+    /// Recipients of all messages of a page, about: no page takes more memory than that.
+    pub const RECIPIENTS_MAX: usize = 10_000;
+}
+
 /// A recipient as a listing shows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ListedRecipient {
@@ -366,14 +371,40 @@ pub struct Totals {
 
 /// Keeps promises: the queue.
 ///
-/// - When [`Incoming::commit`] returns `Ok`, the message survives power loss.
+/// A message is committed once, with a lane for each recipient. All recipients of one message in
+/// one lane are a job; jobs are claimed under a lease, and what comes of that is recorded, until
+/// no recipient waits any more: then the message is gone. Nothing in it is about SMTP: see
+/// `examples/webhooks.rs` of `postroad-store` for another program's jobs.
+///
+/// What each call promises, also after a crash:
+///
+/// | call | once it has returned `Ok` | after `kill -9` | after a power loss |
+/// |---|---|---|---|
+/// | [`Incoming::commit`] | the message will be claimed | it is there | it is there |
+/// | … that fails, or is cut off | nothing is promised | it may be there, whole | likewise |
+/// | [`Incoming`] dropped | nothing of it is left | likewise | likewise |
+/// | [`Store::claim`] | nobody else has the job before the lease ends | the job is due | the job is due |
+/// | [`Store::record`] | the outcome holds, the lease is over | it holds | it holds, but for that of the last second: then the job is due as before, and may be done twice |
+/// | … with notices | those are queued, and the outcome holds | both, or neither | both, or neither |
+/// | [`Store::renew`], [`Store::park`] | it holds | forgotten | forgotten |
+/// | [`Store::operate`] | it holds | it holds | it holds, unless a sync has failed, which [`Store::health`] says |
+/// | [`Store::close`] | all of the above is on disk | | |
+///
+/// And at all times:
+///
 /// - [`Store::claim`] never hands a job to two callers before its lease ends; a lease that ends
 ///   without a record makes the job due again.
 /// - [`Store::record`] under a lost lease is an error, and changes nothing.
-/// - A recipient in a final state is never claimed again; after a crash one may be whose final
-///   state was recorded in the last second (a duplicate delivery, never a loss).
+/// - A recipient in a final state is never claimed again, but for the last second before a power
+///   loss (a duplicate delivery, never a loss).
+/// - Where no state can be written (a full disk), records hold until the process ends, so that the
+///   queue drains; [`Store::health`] says so.
+/// - A message that is found damaged is never given out as whole: reading it is an error.
 ///
-/// The suite in `contract` tests each sentence, for every store.
+/// The second and third columns are of stores that keep anything at all ([`crate::MemStore`] does
+/// not), and the last of those that sync: a store may be told not to, and then says so. The suite
+/// in [`crate::contract`] tests what can be told without a crash, for every store; each store that
+/// survives crashes tests the rest for itself.
 pub trait Store: Send + Sync + 'static {
     /// A message begins to come in. Refuses at once where there is no room.
     ///
@@ -381,7 +412,12 @@ pub trait Store: Send + Sync + 'static {
     /// [`StoreError::Full`], [`StoreError::Closed`].
     fn begin(&self, now: Timestamp) -> Result<Box<dyn Incoming>, StoreError>;
 
-    /// Takes what is due at `now`, in order of due time within a lane and a few per lane.
+    /// Takes what is due at `now`, in order of due time within a lane, those of equal time in
+    /// order of arrival, and a few of each lane in turn. It costs no more where millions wait, or
+    /// where most lanes are dead.
+    ///
+    /// # Errors
+    /// [`StoreError::Closed`]. A message that cannot be read is left out, and put off.
     fn claim<'a>(
         &'a self,
         now: Timestamp,
@@ -398,6 +434,11 @@ pub trait Store: Send + Sync + 'static {
     fn on_due(&self, wake: Arc<dyn Fn() + Send + Sync>);
 
     /// Writes down what came of a claim and ends its lease.
+    ///
+    /// # Errors
+    /// [`StoreError::LeaseLost`]; where notices cannot be kept, [`StoreError::Full`] or
+    /// [`StoreError::Io`]: then nothing has changed, the lease goes on for five minutes, and the
+    /// record may be tried again. [`StoreError::Closed`].
     fn record<'a>(
         &'a self,
         now: Timestamp,
@@ -406,6 +447,9 @@ pub trait Store: Send + Sync + 'static {
     ) -> BoxFuture<'a, Result<(), StoreError>>;
 
     /// Makes a lease last until `now + lasts`.
+    ///
+    /// # Errors
+    /// [`StoreError::LeaseLost`], [`StoreError::Closed`].
     fn renew<'a>(
         &'a self,
         now: Timestamp,
@@ -416,7 +460,10 @@ pub trait Store: Send + Sync + 'static {
     /// Claims nothing of a lane until then (a dead host, a rate limit). Forgotten at a restart.
     fn park(&self, lane: &Lane, until: Timestamp);
 
-    /// Does something to all messages that match; says how many did.
+    /// Does something to all messages that match; says to how many.
+    ///
+    /// # Errors
+    /// Where it cannot be written down: it may have been done to some. [`StoreError::Closed`].
     fn operate<'a>(
         &'a self,
         now: Timestamp,
@@ -424,7 +471,12 @@ pub trait Store: Send + Sync + 'static {
         filter: &'a Filter,
     ) -> BoxFuture<'a, Result<u64, StoreError>>;
 
-    /// Messages that match, by id, behind `after`, at most `max`.
+    /// Messages that match, by id, behind `after`, at most `max`: the queue page by page, whatever
+    /// comes and goes meanwhile. A page also ends with the message that brings it to
+    /// [`Listed::RECIPIENTS_MAX`] recipients; only an empty one says that there are no more. One that cannot be read is left out, and told of in the log.
+    ///
+    /// # Errors
+    /// Where nothing can be read.
     fn page<'a>(
         &'a self,
         filter: &'a Filter,
@@ -433,6 +485,9 @@ pub trait Store: Send + Sync + 'static {
     ) -> BoxFuture<'a, Result<Vec<Listed>, StoreError>>;
 
     /// The octets of a message.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`], [`StoreError::Damaged`], [`StoreError::Io`].
     fn content(&self, id: QueueId) -> BoxFuture<'_, Result<Arc<dyn Content>, StoreError>>;
 
     /// All lanes with jobs, in order of name.
@@ -455,6 +510,9 @@ pub trait Store: Send + Sync + 'static {
     fn verify(&self) -> BoxFuture<'_, Result<Verified, StoreError>>;
 
     /// Finishes what is being written and closes; everything but listings is refused afterwards.
+    ///
+    /// # Errors
+    /// Where some state is not on disk.
     fn close(&self) -> BoxFuture<'_, Result<(), StoreError>>;
 }
 

@@ -40,7 +40,7 @@ fn logs(path: &Path) -> Vec<String> {
 }
 
 /// As a kill leaves it: with all that was written, synced or not.
-fn killed(path: &Path) -> tempfile::TempDir {
+pub(crate) fn killed(path: &Path) -> tempfile::TempDir {
     let to = tempfile::tempdir().unwrap();
     std::fs::create_dir(to.path().join("big")).unwrap();
     for part in [".", "big"] {

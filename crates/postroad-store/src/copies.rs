@@ -134,28 +134,22 @@ impl Recovery<'_> {
         if let Some(saved) = saved {
             self.table.load(id, place, saved);
         }
+        if moved.is_some() {
+            self.stands(id);
+        }
         let missing = self.catch_up(id, place, moved, states);
         if self.table.get(id).is_none() {
             self.bury(id, &segments, moved);
             return;
         }
         if let Some(moved) = moved {
-            let mark = |state| Mark {
-                segment: place.segment,
-                id,
-                state,
-                holds: moved.segment,
-            };
+            let mark = |state| Mark::new(place.segment, id, state, moved.segment);
             self.marks.extend(missing.into_iter().map(mark));
         }
         for older in segments.into_iter().skip(1) {
             if gone_to.get(&older) != Some(&place.segment) {
-                self.marks.push(Mark {
-                    segment: older,
-                    id,
-                    state: State::Moved { to: place.segment },
-                    holds: place.segment,
-                });
+                let moved = State::Moved { to: place.segment };
+                self.marks.push(Mark::new(older, id, moved, place.segment));
             }
         }
     }
@@ -199,12 +193,8 @@ impl Recovery<'_> {
         for &segment in segments {
             for holds in segments.iter().copied().chain(from) {
                 if holds != segment && self.segments.contains_key(&holds) {
-                    self.marks.push(Mark {
-                        segment,
-                        id,
-                        state: State::Removed,
-                        holds,
-                    });
+                    let mark = Mark::new(segment, id, State::Removed, holds);
+                    self.marks.push(mark);
                 }
             }
         }

@@ -62,6 +62,7 @@ impl LocalIncoming {
         };
         let (disk, at) = (Arc::clone(&big.disk), big.length);
         big.length += chunk.len() as u64;
+        self.inner.take_space(chunk.len() as u64);
         big.crc = crc32c::crc32c_append(big.crc, &chunk);
         blocking(move || disk.write_at(&chunk, at)).await?;
         self.broken = broken;

@@ -38,6 +38,8 @@ pub(crate) struct Inner {
     /// to read the log.
     pub(crate) doubtful: AtomicBool,
     pub(crate) free: AtomicU64,
+    /// The file that keeps room for state is there.
+    pub(crate) reserved: AtomicBool,
     pub(crate) watch: Watch,
     /// What the opening found to be damaged.
     pub(crate) found: Vec<Finding>,
@@ -52,6 +54,8 @@ pub(crate) struct Inner {
     pub(crate) stale: Stale,
     /// One writes state at a time, so that each record knows the one before it.
     pub(crate) journal: Mutex<()>,
+    /// One syncs journals at a time: who finds nothing to be synced knows that it has been.
+    pub(crate) syncing: Mutex<()>,
     /// Held, shared, from writing a state to its being in the table; alone, by whoever must see
     /// both as one: the checkpoint, and compaction.
     changing: RwLock<()>,
@@ -71,7 +75,6 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Inner {
     pub(crate) fn new(options: Options, io: Io, seed: u64, opened: Opened) -> Self {
-        let free = io.free(&options.path).unwrap_or(u64::MAX);
         Self {
             options,
             io,
@@ -79,7 +82,8 @@ impl Inner {
             closed: AtomicBool::new(false),
             sealed: AtomicBool::new(false),
             doubtful: AtomicBool::new(false),
-            free: AtomicU64::new(free),
+            free: AtomicU64::new(u64::MAX),
+            reserved: AtomicBool::new(false),
             watch: Watch::default(),
             found: opened.found,
             table: Mutex::new(opened.table),
@@ -90,6 +94,7 @@ impl Inner {
             marks: Mutex::new(opened.marks),
             stale: Stale::default(),
             journal: Mutex::new(()),
+            syncing: Mutex::new(()),
             changing: RwLock::new(()),
         }
     }

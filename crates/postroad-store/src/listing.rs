@@ -19,7 +19,7 @@ impl Inner {
         max: usize,
     ) -> Result<Vec<Listed>, StoreError> {
         const AT_ONCE: usize = 256;
-        let mut page = Vec::new();
+        let (mut page, mut recipients) = (Vec::new(), 0);
         let ids: BTreeSet<QueueId> = filter.ids.iter().copied().collect();
         while page.len() < max {
             let some: Vec<_> = {
@@ -40,10 +40,12 @@ impl Inner {
             };
             after = Some(last);
             for (id, place) in some {
-                if page.len() >= max {
-                    break;
+                let listed = self.list(id, place).filter(|listed| filter.matches(listed));
+                recipients += listed.as_ref().map_or(0, |listed| listed.recipients.len());
+                page.extend(listed);
+                if page.len() >= max || recipients >= Listed::RECIPIENTS_MAX {
+                    return Ok(page);
                 }
-                page.extend(self.list(id, place).filter(|listed| filter.matches(listed)));
             }
         }
         Ok(page)
@@ -74,6 +76,11 @@ impl Inner {
         filter: &Filter,
     ) -> Result<u64, StoreError> {
         let done = self.operate_all(now, operation, filter);
+        // Whoever gave the order may count on it. Where it cannot be synced it holds all the same,
+        // until a power loss; and whoever watches the queue is told.
+        if let Err(error) = self.sync_state() {
+            self.unsynced(&error);
+        }
         // Also where it failed half way.
         self.wakers.wake();
         done

@@ -128,12 +128,27 @@ impl Segment {
     }
 }
 
-/// A state record that is owed to a journal, and keeps another segment until it is there and
+/// A state record that is owed to a journal. It may keep another segment until it is there and
 /// synced: without it, what that segment's going leaves would be misread.
 #[derive(Clone, Debug)]
 pub(crate) struct Mark {
     pub(crate) segment: u32,
     pub(crate) id: QueueId,
     pub(crate) state: State,
-    pub(crate) holds: u32,
+    pub(crate) holds: Option<u32>,
+    /// The message's body in a file of its own is not needed once this is written.
+    pub(crate) ends: bool,
+}
+
+impl Mark {
+    /// One that keeps a segment.
+    pub(crate) const fn new(segment: u32, id: QueueId, state: State, holds: u32) -> Self {
+        Self {
+            segment,
+            id,
+            state,
+            holds: Some(holds),
+            ends: false,
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! What a store finds when it opens: the log is read from end to end, then what happened since.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 
@@ -117,12 +117,12 @@ pub(crate) struct Recovery<'a> {
     pub(crate) marks: Vec<Mark>,
     /// What notices settle, each with the segment of the notice.
     settles: Vec<(u32, Settles)>,
-    /// The messages that notices are about.
-    settled: HashSet<QueueId>,
-    /// What the journals say that a notice says too.
+    /// The messages that notices are about: for each the lanes, and after how many attempts.
+    settled: HashMap<QueueId, Vec<(Lane, u32)>>,
+    /// What is said elsewhere too of what a notice says.
     written: HashSet<(QueueId, Lane, u32)>,
-    /// Bodies in files of their own, and how long each must be.
-    bodies: Vec<(QueueId, u64)>,
+    /// Bodies in files of their own: how long each must be, and the segment of its record.
+    bodies: HashMap<QueueId, (u64, u32)>,
     /// A log is damaged, so that messages may be missing.
     damaged: bool,
     report: RecoveryReport,
@@ -141,14 +141,17 @@ pub(crate) fn recover(io: &Io, options: &Options) -> Result<Recovered, StoreErro
         copies: Copies::default(),
         marks: Vec::new(),
         settles: Vec::new(),
-        settled: HashSet::new(),
+        settled: HashMap::new(),
         written: HashSet::new(),
-        bodies: Vec::new(),
+        bodies: HashMap::new(),
         damaged: false,
         report: RecoveryReport::default(),
     };
     recovery.read_logs(&logs)?;
-    recovery.settled = recovery.settles.iter().map(|(_, s)| s.id).collect();
+    for (_, Settles { id, settlement }) in &recovery.settles {
+        let told = recovery.settled.entry(*id).or_default();
+        told.push((settlement.lane.clone(), settlement.attempts));
+    }
     for &number in &journals {
         recovery.read_journal(number)?;
     }
@@ -366,7 +369,7 @@ impl Recovery<'_> {
             },
         }
         if big {
-            self.bodies.push((id, header.body));
+            self.bodies.insert(id, (header.body, segment));
         }
     }
 
@@ -420,7 +423,7 @@ impl Recovery<'_> {
     pub(crate) fn apply(&mut self, id: QueueId, state: &State) {
         match state {
             State::Attempt { settlement, .. } => {
-                if self.settled.contains(&id) {
+                if self.settled.contains_key(&id) {
                     let (lane, attempts) = (settlement.lane.clone(), settlement.attempts);
                     self.written.insert((id, lane, attempts));
                 }
@@ -444,6 +447,16 @@ impl Recovery<'_> {
         }
     }
 
+    /// What was settled before a message was written anew is in what was written.
+    pub(crate) fn stands(&mut self, id: QueueId) {
+        for (lane, attempts) in self.settled.get(&id).into_iter().flatten() {
+            let job = self.table.job(id, lane);
+            if job.is_none_or(|job| job.attempts >= *attempts) {
+                self.written.insert((id, lane.clone(), *attempts));
+            }
+        }
+    }
+
     /// What a notice settles is written into the journal of the message it settles, before the
     /// notice's own segment goes.
     fn apply_settles(&mut self) {
@@ -457,15 +470,12 @@ impl Recovery<'_> {
                 continue;
             };
             self.table.restore(settles.id, &settlement);
-            self.marks.push(Mark {
-                segment: place.segment,
-                id: settles.id,
-                state: State::Attempt {
-                    settlement,
-                    evidence: Vec::new(),
-                },
-                holds: notice,
-            });
+            let state = State::Attempt {
+                settlement,
+                evidence: Vec::new(),
+            };
+            let mark = Mark::new(place.segment, settles.id, state, notice);
+            self.marks.push(mark);
         }
     }
 
@@ -473,14 +483,29 @@ impl Recovery<'_> {
     /// end that it could not be delivered.
     fn sweep_bodies(&mut self) -> Result<Vec<QueueId>, StoreError> {
         let damaged = self.damaged;
-        let doomed = orphans(
+        let mut doomed = orphans(
             self.io,
             self.options,
             &self.table,
             damaged,
             &mut self.report,
         )?;
-        for (id, length) in std::mem::take(&mut self.bodies) {
+        // That it is not needed may be said where it never comes to the disk, should a sync have
+        // failed before: it is said again.
+        doomed.retain(|id| {
+            let Some((_, segment)) = self.bodies.get(id) else {
+                return true;
+            };
+            self.marks.push(Mark {
+                segment: *segment,
+                id: *id,
+                state: State::Removed,
+                holds: None,
+                ends: true,
+            });
+            false
+        });
+        for (id, (length, _)) in std::mem::take(&mut self.bodies) {
             let Some(place) = self.table.get(id).map(|entry| entry.place) else {
                 continue;
             };

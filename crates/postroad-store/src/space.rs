@@ -12,6 +12,9 @@ use crate::watch::{Work, because, now};
 
 /// Octets of files beyond twice what the queue needs, at most; once compaction has caught up.
 pub(crate) const SLACK: u64 = 128 << 20;
+/// A file that keeps a little room, for state to be written where the disk is full.
+const RESERVE: &str = "RESERVE";
+const RESERVE_SIZE: u64 = 1 << 20;
 /// A segment of which less than one in so many octets is needed is compacted.
 const SPARSE: u64 = 4;
 /// Likewise one that is older than this …
@@ -26,8 +29,9 @@ impl Inner {
     /// Where some state is not on disk.
     pub(crate) fn tick(&self) -> Result<(), StoreError> {
         self.look_at_space();
+        self.keep_reserve();
         self.handover().forget_old(now());
-        self.write_marks();
+        let all_written = self.write_marks();
         let doomed = std::mem::take(&mut *lock(&self.doomed));
         let dead: Vec<u32> = {
             let segments = self.segments();
@@ -36,14 +40,10 @@ impl Inner {
         };
         let synced = self.sync_state();
         match &synced {
-            Ok(()) => self.watch.works(Work::State),
+            Ok(()) if all_written => self.watch.works(Work::State),
+            Ok(()) => {}
             Err(error) => {
-                let error = because(error);
-                self.watch.fails(Work::State, &error);
-                tracing::error!(
-                    error,
-                    "state not synced: after a power loss, mail may go out again"
-                );
+                self.unsynced(error);
                 lock(&self.doomed).extend(&doomed);
             }
         }
@@ -58,11 +58,23 @@ impl Inner {
         synced
     }
 
+    /// Some state is not on disk.
+    pub(crate) fn unsynced(&self, error: &StoreError) {
+        let error = because(error);
+        self.watch.fails(Work::State, &error);
+        tracing::error!(
+            error,
+            "what came of deliveries and orders is not synced: after a power loss, mail may go out again; see to the disk of the queue"
+        );
+    }
+
     /// Where state is not synced, only a segment goes whose own journal is what fails: with all
     /// that it says.
     fn drop_segment(&self, number: u32, synced: bool) {
         let suspect = self.segments().get(&number).is_some_and(|s| s.suspect);
-        let held = lock(&self.marks).iter().any(|mark| mark.holds == number);
+        let held = lock(&self.marks)
+            .iter()
+            .any(|mark| mark.holds == Some(number));
         if held || !(synced || suspect) {
             return;
         }
@@ -85,10 +97,50 @@ impl Inner {
         self.io.remove(&self.journal_path(number))
     }
 
+    /// The file that keeps a little room for state is deleted. Whether it was there.
+    pub(crate) fn give_up_reserve(&self) -> bool {
+        let path = self.options.path.join(RESERVE);
+        self.reserved.swap(false, Ordering::AcqRel) && self.io.remove(&path).is_ok()
+    }
+
+    /// It is made anew where there is room again.
+    pub(crate) fn keep_reserve(&self) {
+        let room = self.free.load(Ordering::Relaxed) >= self.options.min_free.max(4 * RESERVE_SIZE);
+        if !room || self.reserved.load(Ordering::Acquire) {
+            return;
+        }
+        let path = self.options.path.join(RESERVE);
+        let there = self
+            .io
+            .length(&path)
+            .is_ok_and(|length| length == Some(RESERVE_SIZE));
+        let made =
+            there || self.io.remove(&path).is_ok() && self.io.create(&path, RESERVE_SIZE).is_ok();
+        self.reserved.store(made, Ordering::Release);
+    }
+
+    /// Free space has been taken, by us; it is looked at again at the next tick.
+    pub(crate) fn take_space(&self, octets: u64) {
+        let less = |free: u64| Some(free.saturating_sub(octets));
+        let _ = self
+            .free
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+    }
+
     fn look_at_space(&self) {
         let Some(free) = self.io.free(&self.options.path) else {
             return;
         };
+        // What the segment that is being written will yet take is room as well.
+        let room = |s: &Segment| {
+            if s.sealed {
+                0
+            } else {
+                s.size.saturating_sub(s.end)
+            }
+        };
+        let ahead: u64 = self.segments().values().map(room).sum();
+        let free = free.saturating_add(ahead);
         let enough = |free: u64| free >= self.options.min_free;
         let before = self.free.swap(free, Ordering::Relaxed);
         if enough(free) {

@@ -1,6 +1,6 @@
 //! What happens to messages is written into the journals of their segments.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -13,6 +13,8 @@ use crate::place::{Mark, Place};
 use crate::record::{NONE, State, encode_state};
 use crate::watch::{Work, because, count};
 
+/// State records that are kept in mind where they cannot be written.
+const OWED_MAX: usize = 65_536;
 /// Journals kept open.
 const OPEN_JOURNALS: usize = 128;
 
@@ -69,8 +71,19 @@ impl Inner {
         Ok(Some((journal, end, epoch)))
     }
 
-    /// Appends to a journal; gives where. What fails is written over by the next.
+    /// Appends to a journal; gives where. What fails is written over by the next. Where the disk
+    /// is full the reserve is given up for it: what has been delivered must be said, so that it
+    /// can go and make room.
     fn append(&self, number: u32, octets: &[u8]) -> Result<u32, StoreError> {
+        match self.append_once(number, octets) {
+            Err(StoreError::Full { .. }) if self.give_up_reserve() => {
+                self.append_once(number, octets)
+            }
+            done => done,
+        }
+    }
+
+    fn append_once(&self, number: u32, octets: &[u8]) -> Result<u32, StoreError> {
         let Some((journal, end, _)) = self.journal(number)? else {
             return Ok(NONE);
         };
@@ -113,6 +126,7 @@ impl Inner {
     pub(crate) fn settle(&self, all: &[Settling]) -> Result<(), StoreError> {
         let _whole = self.change();
         let mut noted = vec![false; all.len()];
+        let mut owed = Vec::new();
         {
             let _one = lock(&self.journal);
             if self.sealed.load(Ordering::Acquire) {
@@ -131,10 +145,12 @@ impl Inner {
                     Err(error) => {
                         self.unwritten(&error, piece.items.len());
                         self.take_back(all, &piece.items);
+                        owed.push((number, piece.items));
                     }
                 }
             }
         }
+        let mut ended = HashSet::new();
         for (settling, noted) in all.iter().zip(noted) {
             let Settling {
                 lease,
@@ -148,9 +164,41 @@ impl Inner {
             {
                 self.touch(lease.id, place);
             }
+            let big = entry.as_ref().is_some_and(|entry| entry.place.big());
             self.finished(lease.id, entry, noted);
+            if big && !noted {
+                ended.insert(lease.id);
+            }
+        }
+        for (number, items) in owed {
+            self.owe(all, number, &items, &ended);
         }
         Ok(())
+    }
+
+    /// What could not be written is tried again, once a second, for as many as are kept in mind.
+    fn owe(
+        &self,
+        all: &[Settling],
+        segment: u32,
+        items: &[(usize, u32)],
+        ended: &HashSet<QueueId>,
+    ) {
+        let mut marks = lock(&self.marks);
+        for settling in items.iter().filter_map(|(item, _)| all.get(*item)) {
+            if marks.len() >= OWED_MAX {
+                self.doubtful.store(true, Ordering::Release);
+                continue;
+            }
+            let id = settling.lease.id;
+            marks.push(Mark {
+                segment,
+                id,
+                state: settling.state(),
+                holds: None,
+                ends: ended.contains(&id),
+            });
+        }
     }
 
     /// What is to be written, by segment; each message's place knows of it already.
@@ -189,15 +237,17 @@ impl Inner {
     }
 
     fn unwritten(&self, error: &StoreError, states: usize) {
-        self.doubtful.store(true, Ordering::Release);
-        count(&self.watch.states_unwritten, states as u64);
         let error = because(error);
+        count(&self.watch.states_unwritten, states as u64);
         self.watch.fails(Work::State, &error);
-        tracing::error!(
-            error,
-            states,
-            "state not written: it holds until a restart; after one, that mail may go out again"
-        );
+        self.watch.now_and_then(|unsaid| {
+            tracing::error!(
+                error,
+                states,
+                unsaid,
+                "what came of deliveries cannot be written down now, and is tried again each second: should the process end before, that mail goes out again; make room on the file system of the queue, or see to its disk"
+            );
+        });
     }
 
     /// The index is to know of the message.
@@ -236,18 +286,12 @@ impl Inner {
     pub(crate) fn switch(&self, id: QueueId, from: Place, mut to: Place) {
         let _whole = self.change();
         let _one = lock(&self.journal);
-        let void = |holds| Mark {
-            segment: to.segment,
-            id,
-            state: State::Void,
-            holds,
-        };
+        let void = Mark::new(to.segment, id, State::Void, from.segment);
         let now = self.table().get(id).map(|entry| entry.place);
         let Some(now) = now.filter(|now| now.is_record(from)) else {
-            lock(&self.marks).push(void(from.segment));
+            lock(&self.marks).push(void);
             return;
         };
-        let void = void(from.segment);
         match self.carry(id, now, from.state, to) {
             Ok(state) => to.state = state,
             Err(error) => {
@@ -268,12 +312,9 @@ impl Inner {
         if let Some(segment) = segments.get_mut(&to.segment) {
             segment.gains(to);
         }
-        lock(&self.marks).push(Mark {
-            segment: from.segment,
-            id,
-            state: State::Moved { to: to.segment },
-            holds: to.segment,
-        });
+        let moved = State::Moved { to: to.segment };
+        let mark = Mark::new(from.segment, id, moved, to.segment);
+        lock(&self.marks).push(mark);
     }
 
     /// Writes what was written about a message since `until` into the journal of another segment.
@@ -297,30 +338,47 @@ impl Inner {
         Ok(newest)
     }
 
-    /// Writes the state records that are owed, as far as they can be.
-    pub(crate) fn write_marks(&self) {
+    /// Writes the state records that are owed, as far as they can be. Whether all are written.
+    pub(crate) fn write_marks(&self) -> bool {
         let owed = std::mem::take(&mut *lock(&self.marks));
-        if owed.is_empty() {
-            return;
-        }
         let mut left = Vec::new();
         for mark in owed {
-            let _one = lock(&self.journal);
-            let epoch = self.segments().get(&mark.segment).map(|s| s.epoch);
-            let Some(epoch) = epoch else {
-                continue; // it has gone, and what it held with it
-            };
-            let octets = encode_state(mark.id, epoch, mark.segment, NONE, &mark.state);
-            if let Err(error) = self.append(mark.segment, &octets) {
-                tracing::warn!(
-                    error = because(&error),
-                    segment = mark.segment,
-                    "not noted where a message has gone; tried again"
-                );
-                left.push(mark);
+            match self.write_mark(&mark) {
+                Ok(()) if mark.ends => self.doom(mark.id),
+                Ok(()) => {}
+                Err(error) => {
+                    self.watch.fails(Work::State, &because(&error));
+                    left.push(mark);
+                }
             }
         }
-        lock(&self.marks).extend(left);
+        let all = left.is_empty();
+        // Before what has been owed since: in the order in which it was said.
+        let mut marks = lock(&self.marks);
+        left.append(&mut marks);
+        *marks = left;
+        all
+    }
+
+    fn write_mark(&self, mark: &Mark) -> Result<(), StoreError> {
+        let _one = lock(&self.journal);
+        let epoch = self.segments().get(&mark.segment).map(|s| s.epoch);
+        let Some(epoch) = epoch else {
+            return Ok(()); // the segment has gone, and what this would have said of it
+        };
+        // What is said of a record that no longer counts is nobody's newest state.
+        let of_record = matches!(mark.state, State::Attempt { .. });
+        let place = self.table().get(mark.id).map(|entry| entry.place);
+        let place = place.filter(|place| of_record && place.segment == mark.segment);
+        let previous = place.map_or(NONE, |place| place.state);
+        let octets = encode_state(mark.id, epoch, mark.segment, previous, &mark.state);
+        let at = self.append(mark.segment, &octets)?;
+        if place.is_some()
+            && let Some(place) = self.table().place_mut(mark.id)
+        {
+            place.state = at;
+        }
+        Ok(())
     }
 
     /// Syncs every journal that has grown. One that fails is never trusted again: its segment is
@@ -329,6 +387,7 @@ impl Inner {
     /// # Errors
     /// Where some state is not on disk.
     pub(crate) fn sync_state(&self) -> Result<(), StoreError> {
+        let _one = lock(&self.syncing);
         let dirty: Vec<_> = self
             .segments()
             .iter_mut()

@@ -26,6 +26,7 @@ use crate::record::Settles;
 use crate::recover::{Recovered, recover};
 use crate::state::Settling;
 use crate::verify;
+use crate::watch::count;
 use crate::writer::{Commit, RECORD_AGAIN, Writer};
 
 /// Commits that may wait for the writer; beyond that, whoever commits waits.
@@ -100,6 +101,7 @@ impl LocalStore {
         let epoch = epoch ^ seed.rotate_left(32);
         let inner = Arc::new(Inner::new(options, io, seed, found.opened));
         *lock(&inner.doomed) = found.doomed;
+        count(&inner.watch.damaged, inner.found.len() as u64);
         let _ = inner.tick(); // it has said so
         let running = Running::start(&inner, found.next, epoch, found.report.clean, flock)?;
         let handle = Handle {
@@ -380,19 +382,19 @@ impl LocalStore {
                 .collect()
         };
         let mut ready = Vec::with_capacity(tickets.len());
-        for (place, ticket) in tickets {
+        for (turn, (place, ticket)) in tickets.into_iter().enumerate() {
             match inner.handover().get(ticket.lease.id) {
-                Some(message) => ready.push((ticket, message)),
-                None => cold.push((place, ticket)),
+                Some(message) => ready.push((turn, ticket, message)),
+                None => cold.push((turn, place, ticket)),
             }
         }
         if !cold.is_empty() {
             let inner = Arc::clone(inner);
             let loaded = blocking(move || {
                 let mut loaded = Vec::with_capacity(cold.len());
-                for (place, ticket) in cold {
+                for (turn, place, ticket) in cold {
                     match inner.load(ticket.lease.id, place) {
-                        Ok(message) => loaded.push((ticket, message)),
+                        Ok(message) => loaded.push((turn, ticket, message)),
                         Err(error) => {
                             tracing::error!(queue_id = %ticket.lease.id, %error, "message not readable: put off");
                             let later = Some(now + UNREADABLE);
@@ -403,9 +405,10 @@ impl LocalStore {
                 Ok(loaded)
             });
             ready.extend(loaded.await?);
+            ready.sort_unstable_by_key(|(turn, ..)| *turn);
         }
         let mut table = inner.table();
-        let claimed = ready.into_iter().filter_map(|(ticket, message)| {
+        let claimed = ready.into_iter().filter_map(|(_, ticket, message)| {
             Some(Claimed {
                 recipients: table.cover(&ticket.lease, &message.lanes)?,
                 lease: ticket.lease,
@@ -488,6 +491,7 @@ impl Store for LocalStore {
         inner.refuse_if_closed()?;
         let free = inner.free.load(Ordering::Relaxed);
         if free < inner.options.min_free {
+            count(&inner.watch.refused_full, 1);
             return Err(StoreError::Full {
                 place: inner.options.path.display().to_string(),
                 detail: format!("{free} octets are free, {} must be", inner.options.min_free),
@@ -586,7 +590,12 @@ impl Store for LocalStore {
 
     fn verify(&self) -> BoxFuture<'_, Result<Verified, StoreError>> {
         let inner = Arc::clone(self.inner());
-        Box::pin(blocking(move || verify::all(&inner)))
+        Box::pin(blocking(move || {
+            let verified = verify::all(&inner)?;
+            let wrong = verified.findings.len() as u64 + verified.more;
+            inner.watch.damaged.fetch_max(wrong, Ordering::Relaxed);
+            Ok(verified)
+        }))
     }
 
     fn close(&self) -> BoxFuture<'_, Result<(), StoreError>> {

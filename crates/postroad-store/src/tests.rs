@@ -6,6 +6,7 @@ use postroad_queue::contract::{
 };
 use postroad_queue::{Filter, Notice, Operation, Outcome, Store, StoreError};
 
+use crate::crash::{Fault, calls};
 use crate::io::Io;
 use crate::record::HEADER;
 use crate::{LocalStore, Options};
@@ -437,27 +438,57 @@ async fn a_full_disk_does_not_keep_a_damaged_queue_from_starting() {
     }
 }
 
-/// State that cannot be written holds while the process lives; a message that will be back after
-/// the next start keeps its body.
+/// State that cannot be written holds while the process lives; a message that would be back after
+/// the next start keeps its body. It is written as soon as it can be.
 #[tokio::test]
 async fn state_that_is_not_written_costs_no_body() {
     let dir = tempfile::tempdir().unwrap();
     let io = Io::default();
     let faults = io.0.clone();
     let (store, _) = LocalStore::open_with(options(dir.path()), io).unwrap();
-    accept(&store, START, &["bob@b.example"], &[b'x'; 600_000]).await;
+    let big = accept(&store, START, &["bob@b.example"], &[b'x'; 600_000]).await;
     let claimed = claim(&store, START).await.remove(0);
     // Another keeps the segment.
     let other = accept(&store, at(1), &["bob@b.example"], b"other").await;
-    faults.fail(1, Errno::ENOSPC);
+    faults.inject(Fault::from(calls::GROW, 1, Errno::ENOSPC));
     deliver(&store, START, &claimed).await;
     assert_eq!(store.totals().messages, 1);
-    store.close().await.unwrap();
-    drop(store);
-    let store = open(dir.path());
-    let claims = claim(&store, at(1)).await;
-    let again = claims.iter().find(|c| c.lease.id != other).unwrap();
-    assert_eq!(read(&*again.content).await.len(), 600_017);
+    let _ = store.tick_now().await;
+    assert_eq!(store.health().states_unwritten, 1);
+    assert!(store.health().fault.unwrap().contains("not written down"));
+    let killed = crate::compaction_tests::killed(dir.path());
+    let again = open(killed.path());
+    let claims = claim(&again, at(1)).await;
+    let returned = claims.iter().find(|c| c.lease.id == big).unwrap();
+    assert_eq!(read(&*returned.content).await.len(), 600_017);
+
+    faults.heal();
+    store.tick_now().await.unwrap();
+    assert_eq!(store.health().fault, None);
+    assert!(!dir.path().join("big").join(big.to_string()).exists());
+    let killed = crate::compaction_tests::killed(dir.path());
+    let claims = claim(&open(killed.path()), at(1)).await;
+    assert_eq!(claims.len(), 1);
+    assert_eq!(claims[0].lease.id, other);
+}
+
+/// The reserve is given up for state, so that a disk without an octet left drains.
+#[tokio::test]
+async fn the_reserve_is_for_state() {
+    let dir = tempfile::tempdir().unwrap();
+    let io = Io::default();
+    let faults = io.0.clone();
+    let (store, _) = LocalStore::open_with(options(dir.path()), io).unwrap();
+    let reserve = dir.path().join("RESERVE");
+    assert_eq!(std::fs::metadata(&reserve).unwrap().len(), 1 << 20);
+    accept(&store, START, &["bob@b.example"], b"text").await;
+    let claimed = claim(&store, START).await.remove(0);
+    faults.fail(1, Errno::ENOSPC);
+    deliver(&store, START, &claimed).await;
+    assert_eq!(store.health().states_unwritten, 0);
+    assert!(!reserve.exists());
+    store.tick_now().await.unwrap();
+    assert!(reserve.exists(), "made anew where there is room");
 }
 
 /// A piece that was not written is not left out of the message.

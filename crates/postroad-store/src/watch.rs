@@ -17,6 +17,14 @@ pub(crate) struct Watch {
     pub(crate) compactions: AtomicU64,
     pub(crate) compacted: AtomicU64,
     faults: Mutex<Faults>,
+    said: Mutex<Said>,
+}
+
+/// When the log was last told of a failure that may come a thousand times a second.
+#[derive(Debug, Default)]
+struct Said {
+    at: Option<Timestamp>,
+    unsaid: u64,
 }
 
 /// What is wrong now, by what would show that it has ended.
@@ -65,6 +73,21 @@ impl Watch {
             let seconds = now().since(since).as_secs();
             tracing::info!(was = fault, seconds, "the queue works again");
         }
+    }
+
+    /// Says it at most once a second; with how often it was not said.
+    pub(crate) fn now_and_then(&self, say: impl FnOnce(u64)) {
+        let unsaid = {
+            let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+            let now = now();
+            if said.at.is_some_and(|at| now.since(at).as_millis() < 1000) {
+                said.unsaid += 1;
+                return;
+            }
+            said.at = Some(now);
+            std::mem::take(&mut said.unsaid)
+        };
+        say(unsaid);
     }
 
     pub(crate) fn health(&self) -> Health {

@@ -1,7 +1,6 @@
 //! The one thread that writes the log: group commit.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -22,6 +21,8 @@ use crate::watch::{Work, because, count};
 const BATCH_MAX: usize = 4 << 20;
 /// Octets of a segment where the disk has no room for one of the usual size.
 const SMALL_SEGMENT: u64 = 1 << 20;
+/// For how long it is not looked whether it has again.
+const NARROW: Duration = Duration::from_secs(10);
 /// How long a lease lasts after its record could not be written, so that it can be tried again.
 pub(crate) const RECORD_AGAIN: Duration = Duration::from_secs(300);
 
@@ -56,6 +57,8 @@ pub(crate) struct Writer {
     next: u32,
     epoch: u64,
     buffer: Vec<u8>,
+    /// When there was no room for a segment of the usual size.
+    narrow: Option<Timestamp>,
 }
 
 struct Current {
@@ -74,6 +77,7 @@ impl Writer {
             next,
             epoch,
             buffer: Vec::new(),
+            narrow: None,
         }
     }
 
@@ -113,7 +117,7 @@ impl Writer {
                 if !self.fits(length)
                     && let Err(error) = self.room_for(&commit, length)
                 {
-                    self.refuse(vec![commit], &error);
+                    self.refuse(vec![commit], &error, true);
                     continue;
                 }
             }
@@ -128,19 +132,27 @@ impl Writer {
         octets as u64 <= room
     }
 
-    /// A segment with room for a commit. What the queue itself has to write to get rid of mail is
-    /// content with a small one, where the disk has no room for another.
+    /// A segment with room for a commit; a small one, while the disk has no room for another of
+    /// the usual size.
     fn room_for(&mut self, commit: &Commit, length: usize) -> Result<(), StoreError> {
         self.seal();
         let least = length as u64 + SEGMENT_HEADER as u64;
-        let usual = self.inner.options.segment_size;
+        let usual = self.inner.options.segment_size.max(least);
+        let small = self
+            .inner
+            .options
+            .segment_size
+            .min(SMALL_SEGMENT)
+            .max(least);
         let since = commit.now;
-        match self.start_segment(usual.max(least), since) {
-            Err(StoreError::Full { .. }) if commit.is_own() && least < usual => {
-                self.start_segment(least.max(usual.min(SMALL_SEGMENT)), since)
+        let narrow = self.narrow.is_some_and(|at| since.since(at) < NARROW);
+        if !narrow {
+            match self.start_segment(usual, since) {
+                Err(StoreError::Full { .. }) if small < usual => self.narrow = Some(since),
+                done => return done,
             }
-            done => done,
         }
+        self.start_segment(small, since)
     }
 
     /// A new segment is durable, with its name, before it is used.
@@ -190,6 +202,18 @@ impl Writer {
         }
     }
 
+    /// What was just written is cut off again, and its segment left. Whether that is on disk: else
+    /// it may turn up, and must find its body.
+    fn forget_written(&mut self) -> bool {
+        let Some(current) = &self.current else {
+            return true;
+        };
+        let cut = current.disk.truncate(current.end);
+        let cut = cut.and_then(|()| current.disk.sync());
+        self.seal();
+        cut.is_ok()
+    }
+
     fn flush(&mut self, group: Vec<Commit>) {
         let Some(current) = &self.current else {
             return;
@@ -229,8 +253,8 @@ impl Writer {
             }
             // What failed is never tried again on this file: the kernel may have forgotten it.
             Err(error) => {
-                self.seal();
-                self.refuse(group, &error);
+                let gone = self.forget_written();
+                self.refuse(group, &error, gone);
             }
         }
         if self.buffer.capacity() > 2 * BATCH_MAX {
@@ -244,6 +268,7 @@ impl Writer {
             if let Some(segment) = self.inner.segments().get_mut(&current.number) {
                 segment.end = current.end;
             }
+            self.inner.take_space(self.buffer.len() as u64);
         }
         let mut places = places.into_iter();
         let mut replies = Vec::with_capacity(group.len());
@@ -292,23 +317,34 @@ impl Writer {
         }
     }
 
-    fn refuse(&self, group: Vec<Commit>, error: &StoreError) {
+    /// `gone`: none of it can turn up.
+    fn refuse(&self, group: Vec<Commit>, error: &StoreError, gone: bool) {
         let why = because(error);
-        tracing::error!(error = why, commits = group.len(), "not committed");
+        let commits = group.len();
+        let what_to_do = match error {
+            StoreError::Full { .. } => "make room on the file system of the queue",
+            _ => "see to the disk of the queue",
+        };
+        self.inner.watch.now_and_then(|unsaid| {
+            tracing::error!(
+                error = why,
+                commits,
+                unsaid,
+                "not committed: {what_to_do}; clients are told to try again later"
+            );
+        });
         let watch = &self.inner.watch;
         watch.fails(Work::Commit, &why);
         let mail = group.iter().filter(|commit| commit.from.is_none()).count() as u64;
         if matches!(error, StoreError::Full { .. }) {
             count(&watch.refused_full, mail);
-            let free = self.inner.io.free(&self.inner.options.path);
-            self.inner.free.store(free.unwrap_or(0), Ordering::Relaxed);
         } else {
             count(&watch.refused_error, mail);
         }
         for commit in group {
             // What compaction wants to write anew is safe where it is.
             for message in commit.messages.iter().filter(|_| commit.from.is_none()) {
-                if message.header.kind == BIG {
+                if message.header.kind == BIG && gone {
                     self.inner.doom(message.header.id);
                 }
             }
@@ -322,11 +358,6 @@ impl Writer {
 }
 
 impl Commit {
-    /// Whether it is the queue's own: a notice, or what compaction moves.
-    const fn is_own(&self) -> bool {
-        self.from.is_some() || self.settle.is_some()
-    }
-
     fn length(&self) -> usize {
         self.messages.iter().map(Prepared::length).sum()
     }

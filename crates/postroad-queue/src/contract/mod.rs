@@ -56,6 +56,7 @@ pub async fn all<S: Store>(fresh: impl AsyncFn() -> S) {
     operators_are_obeyed(&fresh().await).await;
     a_retry_during_an_attempt_counts(&fresh().await).await;
     pages_have_all_once(&fresh().await).await;
+    pages_are_bounded(&fresh().await).await;
     filters_choose(&fresh().await).await;
     filters_by_reason(&fresh().await).await;
     resumes_where_it_stood(&fresh().await).await;
@@ -494,6 +495,20 @@ pub async fn pages_have_all_once<S: Store>(store: &S) {
         seen.extend(page.iter().map(|m| m.id));
     }
     assert_eq!(seen, ids);
+}
+
+/// A page of messages with many recipients is short, and not the last.
+pub async fn pages_are_bounded<S: Store>(store: &S) {
+    let to: Vec<String> = (0..3000).map(|n| format!("u{n}@b.example")).collect();
+    let to: Vec<&str> = to.iter().map(String::as_str).collect();
+    for n in 0..6 {
+        accept(store, at(n), &to, b"x").await;
+    }
+    let page = store.page(&Filter::default(), None, 10).await.unwrap();
+    assert!((1..=4).contains(&page.len()), "{}", page.len());
+    let after = page.last().map(|last| last.id);
+    let rest = store.page(&Filter::default(), after, 10).await.unwrap();
+    assert_eq!(page.len() + rest.len(), 6);
 }
 
 /// Each part of a filter restricts.

@@ -275,6 +275,7 @@ impl<P> Jobs<P> {
                 continue;
             };
             job.leased = true;
+            job.again = false; // what was asked for has come
             let (attempts, warned) = (job.attempts, job.warned);
             self.last_token += 1;
             let token = self.last_token;

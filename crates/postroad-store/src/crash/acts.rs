@@ -6,8 +6,8 @@ use std::time::Duration;
 use postroad_mail::Timestamp;
 use postroad_queue::contract::{START, draft, evidence, read, request};
 use postroad_queue::{
-    AttemptRecord, Change, Claimed, Filter, Notice, Operation, Outcome, QueueId, RecipientState,
-    Resume, Resumed, Store as _, StoreError,
+    AttemptRecord, Change, Claimed, Filter, Lane, Notice, Operation, Outcome, QueueId,
+    RecipientState, Resume, Resumed, Store as _, StoreError,
 };
 
 use super::model::{Event, Message, Owed, State, What};
@@ -110,7 +110,9 @@ impl World {
                 assert!(whole == message.whole, "{}", claimed.lease.id);
             }
         }
-        if !self.faulty {
+        if self.faulty {
+            self.put_off();
+        } else {
             self.compare(&claims, claims.len() == max, per_lane);
         }
         let expires = self.now + Duration::from_secs(60);
@@ -119,6 +121,26 @@ impl World {
             expires,
             again: false,
         }));
+    }
+
+    /// What could not be read when it was claimed is due later; that is not written down.
+    fn put_off(&mut self) {
+        for (due, id, lane) in self.due() {
+            let job = self.store().inner().table().job(id, &Lane::new(&lane));
+            let Some(job) = job.filter(|job| job.scheduled > due) else {
+                continue;
+            };
+            let what = What::Attempt {
+                lane,
+                finals: Vec::new(),
+                attempts: job.attempts,
+                due: job.scheduled,
+                warned: job.warned,
+                notice: false,
+            };
+            self.happens(id, what);
+            self.newest(id).shaky = true;
+        }
     }
 
     /// Those were claimed that are due, the first of each lane, as many as may be.

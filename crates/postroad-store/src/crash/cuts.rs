@@ -1,9 +1,12 @@
 //! The power is cut after every single thing that the store does to its files.
 
+use std::path::Path;
+
 use postroad_queue::Operation;
 
-use super::disk::Cut;
-use super::survival::survives;
+use super::disk::{Cut, power_cut};
+use super::model::Model;
+use super::survival::{directory, keeps, survives};
 use super::world::{How, Step, World};
 
 /// All that a store does, in its order.
@@ -95,4 +98,64 @@ fn what_is_promised_survives_the_loss_of_all_else() {
 #[test]
 fn what_is_promised_survives_whatever_the_disk_has() {
     cut_everywhere(&[Cut::Some(1), Cut::Some(2), Cut::Some(3)]);
+}
+
+/// What a kill leaves of a small queue, and what is promised of that.
+fn small() -> (tempfile::TempDir, Model) {
+    let mut world = World::new(false);
+    world.run(&[
+        Step::Accept(0, false, false),
+        Step::Accept(2, false, false),
+        Step::Claim(9, 9),
+        Step::Record(0, How::Defer(10)),
+        Step::Record(0, How::Deliver),
+        Step::Operate(0, Operation::Hold),
+        Step::Operate(1, Operation::Retry),
+    ]);
+    let dir = directory();
+    power_cut(&world.io.0.ops(), Cut::Kept, dir.path());
+    world.kill();
+    (dir, world.marks.pop().unwrap())
+}
+
+fn with(from: &Path, name: &str, bytes: &[u8]) -> tempfile::TempDir {
+    let dir = directory();
+    for name in ["FORMAT", "seg-00000001.log", "seg-00000001.st"] {
+        std::fs::copy(from.join(name), dir.path().join(name)).unwrap();
+    }
+    std::fs::write(dir.path().join(name), bytes).unwrap();
+    dir
+}
+
+/// A bit flipped anywhere in a journal, or its end torn off anywhere, may undo what it says there,
+/// and costs no message.
+#[test]
+fn a_journal_gone_bad_costs_no_message() {
+    let (dir, model) = small();
+    let name = "seg-00000001.st";
+    let whole = std::fs::read(dir.path().join(name)).unwrap();
+    for at in 0..whole.len() {
+        let mut flipped = whole.clone();
+        flipped[at] ^= 1 << (at % 8);
+        let bad = with(dir.path(), name, &flipped);
+        assert_eq!(keeps(bad.path(), model.clone()), Ok(()), "flipped at {at}");
+        let torn = with(dir.path(), name, &whole[..at]);
+        assert_eq!(keeps(torn.path(), model.clone()), Ok(()), "torn at {at}");
+    }
+}
+
+/// Records of another log, in a file that has been used before, are none.
+#[test]
+fn what_another_epoch_has_left_is_not_read() {
+    let (dir, model) = small();
+    let (other, _) = small();
+    for name in ["seg-00000001.log", "seg-00000001.st"] {
+        let read = |dir: &Path| std::fs::read(dir.join(name)).unwrap();
+        let (mut bytes, stale) = (read(dir.path()), read(other.path()));
+        let end = bytes.iter().rposition(|byte| *byte != 0).unwrap() + 1;
+        bytes.truncate(end.next_multiple_of(8));
+        bytes.extend_from_slice(&stale[if name.ends_with("log") { 32 } else { 0 }..]);
+        let mixed = with(dir.path(), name, &bytes);
+        assert_eq!(keeps(mixed.path(), model.clone()), Ok(()), "{name}");
+    }
 }

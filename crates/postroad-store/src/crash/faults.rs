@@ -104,6 +104,8 @@ pub(crate) struct Faults {
     trace: Mutex<Vec<String>>,
     /// The process has been killed, and just does not know yet.
     dead: AtomicBool,
+    /// So many changing calls until that; none where it is 0.
+    lives: AtomicU64,
     /// Syncs wait, while a test says so.
     pub(crate) syncs_wait: AtomicBool,
     log: Mutex<Log>,
@@ -144,6 +146,15 @@ impl Faults {
     /// From now on the process changes nothing; or is another one, which does.
     pub(crate) fn kill(&self, dead: bool) {
         self.dead.store(dead, Ordering::SeqCst);
+    }
+
+    /// The process is killed at the n-th changing call from now on.
+    pub(crate) fn kill_at(&self, n: u64) {
+        self.lives.store(n, Ordering::SeqCst);
+    }
+
+    pub(crate) fn is_dead(&self) -> bool {
+        self.dead.load(Ordering::SeqCst)
     }
 
     /// Nothing fails meanwhile.
@@ -206,11 +217,19 @@ impl Faults {
         while kind == calls::SYNC && self.syncs_wait.load(Ordering::SeqCst) {
             std::thread::sleep(Duration::from_millis(1));
         }
-        if kind != calls::READ && self.dead.load(Ordering::SeqCst) {
-            return Err(Errno::EIO.into());
-        }
         // Held meanwhile, so that what is written down has the order in which it was done.
         let mut log = lock(&self.log);
+        if kind != calls::READ {
+            let lives = self.lives.load(Ordering::SeqCst);
+            self.lives.store(lives.saturating_sub(1), Ordering::SeqCst);
+            if lives == 1 {
+                self.kill(true);
+            }
+            if self.is_dead() {
+                self.fired.fetch_add(1, Ordering::SeqCst);
+                return Err(Errno::EIO.into());
+            }
+        }
         if let Some((errno, torn)) = self.fails(kind, path) {
             match call {
                 Call::Write(disk, bytes, at) if torn => {

@@ -72,9 +72,13 @@ pub(crate) fn survives(ops: &[Op], marks: &[Model], cut: Cut) -> Result<(), Stri
         Op::Mark(mark) => Some(*mark),
         _ => None,
     });
-    let mut model = marks[marked.unwrap_or(0)].clone();
+    keeps(dir.path(), marks[marked.unwrap_or(0)].clone())
+}
+
+/// What is there opens, has what the model says was promised, and can be used.
+pub(crate) fn keeps(path: &Path, mut model: Model) -> Result<(), String> {
     runtime().block_on(async {
-        let (store, report) = open(dir.path(), Io::default())
+        let (store, report) = open(path, Io::default())
             .map_err(|error| format!("it does not open: {error}: {error:?}"))?;
         let listed = listing(&store).await;
         model.crashed(&listed)?;
@@ -90,7 +94,7 @@ pub(crate) fn survives(ops: &[Op], marks: &[Model], cut: Cut) -> Result<(), Stri
                 return Err(format!("{} has another content", listed.id));
             }
         }
-        goes_on(store, &model, dir.path()).await
+        goes_on(store, &model, path).await
     })
 }
 

@@ -113,6 +113,55 @@ fn each_call_fails(fault: fn(u64) -> Fault, steps: &[Step]) {
     }
 }
 
+/// A kill in the middle of anything; and soon after the next start, the power is cut. What the new
+/// process has found it may have found in the kernel's memory alone.
+#[test]
+fn a_kill_at_each_call_and_then_a_power_cut() {
+    let mut wrong = Vec::new();
+    let steps = history();
+    for n in 1.. {
+        let mut world = World::new(true);
+        world.found_is_kept = true;
+        world.io.0.kill_at(n);
+        let killed = steps.iter().position(|step| {
+            world.step(*step);
+            world.io.0.is_dead()
+        });
+        let Some(killed) = killed else {
+            break;
+        };
+        world.kill();
+        let before = world.io.0.len();
+        world.heal();
+        world.step(Step::Tick);
+        world.run(&steps[killed + 1..]);
+        let ops = world.io.0.ops();
+        world.kill();
+        let mut dice = Dice::new(n);
+        let mut cuts = vec![(ops.len(), Cut::Lost)];
+        cuts.extend((0..SEEDS).map(|seed| {
+            let k = before + dice.below(ops.len() - before + 1);
+            let lost = seed % 2 == 0;
+            (
+                k,
+                if lost {
+                    Cut::Lost
+                } else {
+                    Cut::Some(1000 * seed + n)
+                },
+            )
+        }));
+        for (k, cut) in cuts {
+            if let Err(error) = survives(&ops[..k], &world.marks, cut) {
+                wrong.push(format!("killed at {n}, {cut:?} after call {k}: {error}"));
+            }
+        }
+    }
+    if !wrong.is_empty() {
+        panic!("{} times: {}", wrong.len(), wrong.join("\n\n"));
+    }
+}
+
 #[test]
 fn a_call_fails_around_a_restart() {
     each_call_fails(|n| Fault::once(calls::CHANGE, n, Errno::EIO), &restarts());

@@ -66,6 +66,8 @@ pub(crate) struct World {
     pub(crate) count: usize,
     /// Calls are made to fail.
     pub(crate) faulty: bool,
+    /// What a restart has found is on disk once a tick has come to its end, whoever was told.
+    pub(crate) found_is_kept: bool,
     /// Claims come in the order in which they are due, too.
     pub(crate) in_order: bool,
     /// How much was done before the first that did.
@@ -89,6 +91,7 @@ impl World {
             claims: Vec::new(),
             count: 0,
             faulty,
+            found_is_kept: false,
             in_order: false,
             failed: usize::MAX,
         }
@@ -176,6 +179,9 @@ impl World {
         let ticked = self.runtime.block_on(self.store().tick_now()).is_ok();
         if ticked {
             self.model.synced();
+            for message in self.model.messages.values_mut() {
+                message.acked |= message.live && self.found_is_kept;
+            }
             self.mark();
         }
         ticked
@@ -217,6 +223,7 @@ impl World {
     /// The process is gone, and what it has written is there.
     pub(crate) fn kill(&mut self) {
         self.io.0.kill(true);
+        self.io.0.kill_at(0);
         self.store = None;
         self.claims.clear();
         self.io.0.kill(false);
