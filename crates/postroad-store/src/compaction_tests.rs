@@ -287,6 +287,59 @@ async fn what_is_finished_meanwhile_is_gone() {
     }
 }
 
+/// A kill when the new record of a finished message is there, and nothing says yet that it is void:
+/// the old segment, which says that it is finished, does not go before that is said elsewhere.
+#[tokio::test]
+async fn what_is_finished_before_a_kill_is_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let io = Io::default();
+    let files = io.0.clone();
+    let (store, _) = LocalStore::open_with(options(dir.path()), io).unwrap();
+    for _ in 0..12 {
+        accept(&store, START, &["u@d.example"], &[b'x'; 1500]).await;
+    }
+    assert_eq!(logs(dir.path()).len(), 2);
+    let mut claimed = claim(&store, START).await;
+    for claimed in claimed.drain(..6) {
+        deliver(&store, at(1), &claimed).await;
+    }
+    files
+        .syncs_wait
+        .store(true, std::sync::atomic::Ordering::SeqCst);
+    let compacting = tokio::spawn({
+        let store = store.clone();
+        async move { store.compact_now().await }
+    });
+    let log = dir.path().join("seg-00000002.log");
+    let moved = || {
+        let log = std::fs::read(&log).unwrap();
+        log.windows(7)
+            .filter(|octets| octets == b"\"moved\"")
+            .count()
+    };
+    while moved() == 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let finished = claimed.remove(0);
+    deliver(&store, at(1), &finished).await;
+    let left = listing(&store).await;
+    assert_eq!(left.len(), 5);
+    let early = killed(dir.path());
+    files
+        .syncs_wait
+        .store(false, std::sync::atomic::Ordering::SeqCst);
+    compacting.await.unwrap().unwrap();
+    let again = open(early.path());
+    assert_eq!(listing(&again).await.len(), 5);
+    assert_eq!(
+        logs(early.path()),
+        ["seg-00000002.log"],
+        "the old one has gone"
+    );
+    let later = killed(early.path());
+    assert_eq!(listing(&open(later.path())).await.len(), 5);
+}
+
 /// A journal whose sync has failed is trusted no more: its segment is emptied, and then all is
 /// well again.
 #[tokio::test]

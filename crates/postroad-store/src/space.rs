@@ -14,7 +14,7 @@ use crate::watch::{Work, because, now};
 pub(crate) const SLACK: u64 = 128 << 20;
 /// A file that keeps a little room, for state to be written where the disk is full.
 const RESERVE: &str = "RESERVE";
-const RESERVE_SIZE: u64 = 1 << 20;
+const RESERVE_MAX: u64 = 1 << 20;
 /// A segment of which less than one in so many octets is needed is compacted.
 const SPARSE: u64 = 4;
 /// Likewise one that is older than this …
@@ -105,7 +105,8 @@ impl Inner {
 
     /// It is made anew where there is room again.
     pub(crate) fn keep_reserve(&self) {
-        let room = self.free.load(Ordering::Relaxed) >= self.options.min_free.max(4 * RESERVE_SIZE);
+        let size = (self.options.segment_size / 64).min(RESERVE_MAX);
+        let room = self.free.load(Ordering::Relaxed) >= self.options.min_free.max(4 * size);
         if !room || self.reserved.load(Ordering::Acquire) {
             return;
         }
@@ -113,9 +114,8 @@ impl Inner {
         let there = self
             .io
             .length(&path)
-            .is_ok_and(|length| length == Some(RESERVE_SIZE));
-        let made =
-            there || self.io.remove(&path).is_ok() && self.io.create(&path, RESERVE_SIZE).is_ok();
+            .is_ok_and(|length| length == Some(size));
+        let made = there || self.io.remove(&path).is_ok() && self.io.create(&path, size).is_ok();
         self.reserved.store(made, Ordering::Release);
     }
 

@@ -480,7 +480,7 @@ async fn the_reserve_is_for_state() {
     let faults = io.0.clone();
     let (store, _) = LocalStore::open_with(options(dir.path()), io).unwrap();
     let reserve = dir.path().join("RESERVE");
-    assert_eq!(std::fs::metadata(&reserve).unwrap().len(), 1 << 20);
+    assert!(std::fs::metadata(&reserve).unwrap().len() > 1000);
     accept(&store, START, &["bob@b.example"], b"text").await;
     let claimed = claim(&store, START).await.remove(0);
     faults.fail(1, Errno::ENOSPC);

@@ -104,8 +104,10 @@ pub(crate) struct Faults {
     trace: Mutex<Vec<String>>,
     /// The process has been killed, and just does not know yet.
     dead: AtomicBool,
-    /// So many changing calls until that; none where it is 0.
+    /// It is killed at that changing call from now on; at none, where it is 0.
     lives: AtomicU64,
+    /// Calls fail, or will, since the process dies of itself; not since a test ends it.
+    mortal: AtomicBool,
     /// Syncs wait, while a test says so.
     pub(crate) syncs_wait: AtomicBool,
     log: Mutex<Log>,
@@ -151,6 +153,7 @@ impl Faults {
     /// The process is killed at the n-th changing call from now on.
     pub(crate) fn kill_at(&self, n: u64) {
         self.lives.store(n, Ordering::SeqCst);
+        self.mortal.store(n > 0, Ordering::SeqCst);
     }
 
     pub(crate) fn is_dead(&self) -> bool {
@@ -226,7 +229,8 @@ impl Faults {
                 self.kill(true);
             }
             if self.is_dead() {
-                self.fired.fetch_add(1, Ordering::SeqCst);
+                let mortal = u64::from(self.mortal.load(Ordering::SeqCst));
+                self.fired.fetch_add(mortal, Ordering::SeqCst);
                 return Err(Errno::EIO.into());
             }
         }

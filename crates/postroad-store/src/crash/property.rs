@@ -78,7 +78,6 @@ fn claims_come_in_the_order_in_which_they_are_due() {
     let mut world = World::new(false);
     world.run(&[Step::Accept(0, false, false), Step::Reopen]);
     world.run(&[Step::Advance(1), Step::Accept(0, false, false)]);
-    world.in_order = true;
     world.step(Step::Claim(9, 9));
 }
 

@@ -68,8 +68,6 @@ pub(crate) struct World {
     pub(crate) faulty: bool,
     /// What a restart has found is on disk once a tick has come to its end, whoever was told.
     pub(crate) found_is_kept: bool,
-    /// Claims come in the order in which they are due, too.
-    pub(crate) in_order: bool,
     /// How much was done before the first that did.
     pub(crate) failed: usize,
 }
@@ -92,7 +90,6 @@ impl World {
             count: 0,
             faulty,
             found_is_kept: false,
-            in_order: false,
             failed: usize::MAX,
         }
     }
@@ -222,8 +219,8 @@ impl World {
 
     /// The process is gone, and what it has written is there.
     pub(crate) fn kill(&mut self) {
-        self.io.0.kill(true);
         self.io.0.kill_at(0);
+        self.io.0.kill(true);
         self.store = None;
         self.claims.clear();
         self.io.0.kill(false);
