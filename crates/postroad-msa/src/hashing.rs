@@ -1,17 +1,12 @@
-//! Password hashes: Argon2id within bounds, checked off the async threads, as many at a time as
-//! there are processors.
+//! Password hashes: Argon2id within bounds.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
-use argon2::password_hash::phc::PasswordHash;
-use argon2::password_hash::{PasswordHasher as _, PasswordVerifier as _};
-use argon2::{Argon2, Params};
+use argon2::password_hash::PasswordHasher as _;
+use argon2::password_hash::phc::{Output, PasswordHash};
+use argon2::{Algorithm, Argon2, Block, Params, Version};
 use postroad_proto::sasl::Secret;
-use tokio::sync::Semaphore;
-
-/// Checks that wait for a processor, at most; beyond, the client is asked to try later.
-const WAITING_MAX: usize = 256;
 
 /// Memory of one check, at most, in KiB: as many as there are processors run at a time.
 const M_MAX: u32 = 256 << 10;
@@ -126,53 +121,49 @@ impl Cost {
     }
 }
 
-/// Checks hashes, a bounded number at a time.
-#[derive(Debug)]
-pub(crate) struct Checker {
-    running: Arc<Semaphore>,
-    waiting: Semaphore,
-}
-
-/// Too many checks wait.
-#[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("too many passwords are being checked")]
-pub(crate) struct Overloaded;
-
-impl Checker {
-    pub(crate) fn new() -> Self {
-        let processors =
-            std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
-        Self {
-            running: Arc::new(Semaphore::new(processors)),
-            waiting: Semaphore::new(WAITING_MAX),
-        }
-    }
-
-    /// Does work that ends in [`is_password`], once a processor is free.
-    pub(crate) async fn run<T: Send + 'static>(
-        &self,
-        work: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<T, Overloaded> {
-        let _place = self.waiting.try_acquire().map_err(|_| Overloaded)?;
-        let permit = Arc::clone(&self.running)
-            .acquire_owned()
-            .await
-            .map_err(|_| Overloaded)?;
-        let checking = tokio::task::spawn_blocking(move || {
-            let _permit = permit;
-            work()
-        });
-        checking.await.map_err(|_| Overloaded)
-    }
+thread_local! {
+    /// What checks on this thread compute in. It is kept for the next one: memory of this size,
+    /// taken and given back each time, is soon in pieces of which the allocator reuses none.
+    static MEMORY: RefCell<Vec<Block>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Whether a hash is that of a password: as slow as the hash has it.
 pub(crate) fn is_password(hash: &str, secret: &Secret) -> bool {
-    PasswordHash::new(hash).is_ok_and(|hash| {
-        Argon2::default()
-            .verify_password(secret.expose().as_bytes(), &hash)
-            .is_ok()
-    })
+    MEMORY.with_borrow_mut(|memory| is_password_in(memory, hash, secret).unwrap_or(false))
+}
+
+fn is_password_in(memory: &mut Vec<Block>, hash: &str, secret: &Secret) -> Option<bool> {
+    let hash = PasswordHash::new(hash).ok()?;
+    let (salt, expected) = (hash.salt.as_ref()?, hash.hash.as_ref()?);
+    let algorithm = Algorithm::try_from(hash.algorithm.as_str()).ok()?;
+    let version = hash
+        .version
+        .map_or(Ok(Version::default()), Version::try_from);
+    let params = Params::try_from(&hash).ok()?;
+    let blocks = params.block_count();
+    if memory.len() < blocks {
+        // Not both at the same time, as while one grows into the other.
+        *memory = Vec::new();
+        *memory = vec![Block::new(); blocks];
+    }
+    let mut computed = vec![0; expected.as_bytes().len()];
+    Argon2::new(algorithm, version.ok()?, params)
+        .hash_password_into_with_memory(
+            secret.expose().as_bytes(),
+            salt,
+            &mut computed,
+            memory.get_mut(..blocks)?,
+        )
+        .ok()?;
+    // Compared in the same time, wherever they differ.
+    Some(Output::new(&computed).is_ok_and(|computed| computed == *expected))
+}
+
+/// A hash of the password "nobody" that is checked in no time.
+#[cfg(test)]
+pub(crate) fn cheap_hash() -> String {
+    let cost = Cost { m: 8, t: 1, p: 1 };
+    cost.nobody().unwrap()
 }
 
 #[cfg(test)]
@@ -180,11 +171,6 @@ mod tests {
     use super::*;
 
     const END: &str = "c29tZXNhbHRzb21lc2FsdA$hX2B5sYw9aWq2Yb0iM1h0m6Jx0dC9ZQ7zB0s4uK1c2E";
-
-    fn cheap() -> String {
-        let cost = Cost { m: 8, t: 1, p: 1 };
-        cost.nobody().unwrap()
-    }
 
     #[test]
     fn which_hashes_are_taken() {
@@ -229,38 +215,5 @@ mod tests {
         assert_eq!(Cost::of(&cost.nobody().unwrap()), Ok(cost));
         let none = Cost::usual(std::iter::empty());
         assert_eq!(Cost::of(&hash_password("x").unwrap()), Ok(none));
-    }
-
-    #[tokio::test]
-    async fn checks_are_bounded_in_number() {
-        let (checker, hash) = (Checker::new(), cheap());
-        let check = || {
-            let (hash, secret) = (hash.clone(), Secret::new("nobody".to_owned()));
-            checker.run(move || is_password(&hash, &secret))
-        };
-        let checks: Vec<_> = (0..WAITING_MAX + 10).map(|_| check()).collect();
-        let done = futures_util::future::join_all(checks).await;
-        let refused = done.iter().filter(|result| result.is_err()).count();
-        assert_eq!(refused, 10);
-        assert!(done.into_iter().flatten().all(|right| right));
-        // And afterwards there is room again.
-        assert!(check().await.unwrap());
-    }
-
-    #[tokio::test]
-    async fn the_async_thread_stays_free() {
-        let checker = Checker::new();
-        let hash = hash_password("right").unwrap();
-        let secret = Secret::new("wrong".to_owned());
-        let mut checking = std::pin::pin!(checker.run(move || is_password(&hash, &secret)));
-        let mut turns = 0;
-        let right = loop {
-            tokio::select! {
-                biased;
-                right = &mut checking => break right,
-                () = tokio::task::yield_now() => turns += 1,
-            }
-        };
-        assert!(!right.unwrap() && turns > 10, "{turns} turns");
     }
 }

@@ -15,6 +15,7 @@
 //! ```
 
 mod auth;
+mod checker;
 mod hashing;
 mod sender;
 mod submission;

@@ -123,7 +123,8 @@ pub struct SubmissionHandler {
     identity: Option<Identity>,
     /// What MAIL has said: the reverse-path, and SIZE=.
     sender: (ReversePath, u64),
-    transaction: Option<Transaction>,
+    /// Boxed: most of the time there is none.
+    transaction: Option<Box<Transaction>>,
 }
 
 struct Transaction {
@@ -177,13 +178,13 @@ impl Handler for SubmissionHandler {
                     *envelope,
                 ) {
                     Ok(intake) => {
-                        self.transaction = Some(Transaction {
+                        self.transaction = Some(Box::new(Transaction {
                             intake,
                             from,
                             to,
                             recipients,
                             size: 0,
-                        });
+                        }));
                         Answer::Accept
                     }
                     Err(reply) => Answer::Reject(reply),
@@ -287,7 +288,7 @@ impl SubmissionHandler {
             to,
             recipients,
             size,
-        }) = self.transaction.take()
+        }) = self.transaction.take().map(|boxed| *boxed)
         else {
             return Answer::Reject(replies::LOCAL_ERROR);
         };

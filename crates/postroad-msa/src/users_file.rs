@@ -16,7 +16,8 @@ use serde::Deserialize;
 use tracing::{error, info};
 
 use crate::auth::{AuthError, Authenticator, Found, Identity};
-use crate::hashing::{Checker, Cost, HashError, HashFault, is_password};
+use crate::checker::Checker;
+use crate::hashing::{Cost, HashError, HashFault, is_password};
 
 /// How often the file is looked at, at most.
 const LOOK_EVERY: Duration = Duration::from_secs(1);

@@ -121,6 +121,11 @@ fn message(
     Ok(())
 }
 
+/// One that did not come to its end only takes room.
+pub(crate) fn forget_unfinished(io: &Io, options: &Options) {
+    let _ = io.remove(&options.path.join(UNFINISHED)); // harmless where it stays
+}
+
 /// Takes the checkpoint away, and gives what it says. `None` where there is none that counts.
 pub(crate) fn take(io: &Io, options: &Options) -> Result<Option<Restored>, StoreError> {
     let path = options.path.join(NAME);

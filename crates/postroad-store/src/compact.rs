@@ -5,7 +5,9 @@
 //! writer, synced with whatever else it writes; only then does the message's place become the new
 //! one ([`Inner::switch`]). What a crash leaves in between is sorted out by `copies.rs`.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::Bytes;
 use postroad_mail::Timestamp;
@@ -26,6 +28,9 @@ const BATCH_MESSAGES: usize = 256;
 /// Octets written anew at one tick, at most: a stop waits for no more, and state is synced.
 const ROUND_OCTETS: u64 = 32 << 20;
 
+/// For how long a segment with a damaged message is left alone.
+const STUCK: Duration = Duration::from_secs(3600);
+
 /// Why a segment is not empty.
 #[derive(Debug)]
 enum Left {
@@ -38,7 +43,7 @@ enum Left {
 /// Compacts what is worth it, for about as long as a tick may take.
 pub(crate) fn round(inner: &Inner, commits: &mpsc::Sender<Commit>) {
     let before = inner.watch.compacted.load(Ordering::Relaxed);
-    release_suspect(inner, commits);
+    release(inner, commits);
     while let Some(number) = inner.sparsest(now()) {
         let moved = segment(inner, commits, number);
         inner.write_marks();
@@ -50,7 +55,7 @@ pub(crate) fn round(inner: &Inner, commits: &mpsc::Sender<Commit>) {
             Err(Left::Stuck) => {
                 tracing::warn!(log = %inner.log_path(number).display(), "not all of a segment can be compacted: it stays until its mail has gone");
                 if let Some(segment) = inner.segments().get_mut(&number) {
-                    segment.stuck = true;
+                    segment.stuck = Some(now() + STUCK);
                 }
             }
             Err(Left::NotNow(error)) => {
@@ -96,10 +101,13 @@ pub(crate) fn everything(inner: &Inner, commits: &mpsc::Sender<Commit>) -> Resul
     inner.tick()
 }
 
-/// Where the journal of the segment that is being written is not to be trusted, the writer has to
-/// let go of it before it can be emptied: any commit makes it look.
-fn release_suspect(inner: &Inner, commits: &mpsc::Sender<Commit>) {
-    let held = inner.segments().values().any(|s| s.suspect && !s.sealed);
+/// Where nothing more is to be written into a segment, the writer has to let go of it before it
+/// can be emptied: any commit makes it look.
+fn release(inner: &Inner, commits: &mpsc::Sender<Commit>) {
+    let numbers: Vec<u32> = inner.segments().keys().copied().collect();
+    let held = numbers
+        .into_iter()
+        .any(|number| inner.is_to_be_left(number));
     if !held || inner.refuse_if_closed().is_err() {
         return;
     }
@@ -145,10 +153,18 @@ fn segment(inner: &Inner, commits: &mpsc::Sender<Commit>, number: u32) -> Result
         batch.add(inner, commits, id, place)?;
     }
     batch.send(inner, commits)?;
-    match inner.segments().get(&number) {
-        Some(segment) if segment.live > 0 => Err(Left::Stuck),
-        _ => Ok(()),
+    let left = inner.segments().get(&number).map_or(0, |s| s.live);
+    if left == 0 {
+        return Ok(());
     }
+    if left <= batch.damaged.len() as u64 {
+        return Err(Left::Stuck);
+    }
+    Err(Left::NotNow(StoreError::Io {
+        action: "writing anew what is in",
+        place: inner.log_path(number).display().to_string(),
+        source: std::io::ErrorKind::Interrupted.into(),
+    }))
 }
 
 /// The message's place, where it is in that segment.
@@ -181,6 +197,8 @@ fn left_in(inner: &Inner, number: u32) -> Vec<(QueueId, Place)> {
 struct Batch {
     messages: Vec<(QueueId, Place)>,
     octets: usize,
+    /// Those that cannot be moved.
+    damaged: HashSet<QueueId>,
 }
 
 impl Batch {
@@ -211,11 +229,13 @@ impl Batch {
                     messages.push(message);
                     from.push(place);
                 }
-                // Damaged, or finished meanwhile: either way it is not moved.
-                Err(error) if here(inner, id, place.segment).is_some() => {
-                    tracing::error!(queue_id = %id, error = because(&error), "a message cannot be moved");
+                Err(_) if here(inner, id, place.segment).is_none() => {} // finished meanwhile
+                Err(error @ StoreError::Damaged { .. }) => {
+                    if self.damaged.insert(id) {
+                        tracing::error!(queue_id = %id, error = because(&error), "a message cannot be moved");
+                    }
                 }
-                Err(_) => {}
+                Err(error) => return Err(Left::NotNow(error)),
             }
         }
         if messages.is_empty() {
@@ -302,15 +322,14 @@ fn resume(
     lanes: &[postroad_queue::Lane],
     evidence: Vec<Option<Evidence>>,
 ) -> Resume {
+    let jobs: HashMap<_, _> = saved.jobs.iter().map(|job| (&job.lane, job)).collect();
+    let done: HashMap<_, _> = saved.done.iter().copied().collect();
     let recipients = lanes.iter().zip(evidence).enumerate();
     let recipients = recipients.map(|(place, (lane, last))| {
-        let done = saved
-            .done
-            .iter()
-            .find(|(at, _)| usize::try_from(*at) == Ok(place));
-        let job = saved.jobs.iter().find(|job| job.lane == *lane);
+        let done = u32::try_from(place).ok().and_then(|place| done.get(&place));
+        let job = jobs.get(lane);
         Resumed {
-            state: done.map_or_else(Default::default, |(_, state)| *state),
+            state: done.copied().unwrap_or_default(),
             attempts: job.map_or(0, |job| job.attempts),
             due: job.map(|job| job.due),
             warned: job.is_some_and(|job| job.warned),

@@ -12,7 +12,7 @@ use postroad_queue::{Change, Filter, Listed, Operation, Outcome, Store as _};
 use crate::io::Io;
 use crate::{LocalStore, Options};
 
-fn options(path: &Path) -> Options {
+pub(crate) fn options(path: &Path) -> Options {
     Options {
         segment_size: 1 << 14,
         inline_max: 1 << 12,
@@ -21,17 +21,17 @@ fn options(path: &Path) -> Options {
     }
 }
 
-fn open(path: &Path) -> LocalStore {
+pub(crate) fn open(path: &Path) -> LocalStore {
     let (store, report) = LocalStore::open(options(path)).unwrap();
     assert!(report.damage.is_empty(), "{report:?}");
     store
 }
 
-async fn listing(store: &LocalStore) -> Vec<Listed> {
+pub(crate) async fn listing(store: &LocalStore) -> Vec<Listed> {
     store.page(&Filter::default(), None, 10_000).await.unwrap()
 }
 
-fn logs(path: &Path) -> Vec<String> {
+pub(crate) fn logs(path: &Path) -> Vec<String> {
     let names = std::fs::read_dir(path).unwrap();
     let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
     let mut logs: Vec<_> = names.filter(|name| name.ends_with(".log")).collect();

@@ -6,6 +6,7 @@
 //! Where the move came too late the new record is [void](State::Void). Before a segment with a
 //! record that counts may go, all others of the same message are marked as what they are.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use postroad_queue::QueueId;
@@ -51,7 +52,7 @@ impl Copies {
 
     /// Whether a state cannot be applied before all are known.
     pub(crate) fn concern(&self, id: QueueId, state: &State) -> bool {
-        matches!(state, State::Moved { .. } | State::Void)
+        matches!(state, State::Moved { .. } | State::Void { .. })
             || self.moved.contains_key(&id)
             || self.older.contains_key(&id)
     }
@@ -103,11 +104,12 @@ impl Recovery<'_> {
     }
 
     fn choose_one(&mut self, id: QueueId, mut copies: Vec<Copy>, states: &[(u32, u32, State)]) {
-        let is_void = |segment: u32| {
+        let is_void = |place: Place| {
+            let void = State::Void { at: place.offset };
             let mut all = states.iter();
-            all.any(|(at, _, state)| *at == segment && *state == State::Void)
+            all.any(|(segment, _, state)| *segment == place.segment && *state == void)
         };
-        copies.retain(|copy| !is_void(copy.place.segment));
+        copies.retain(|copy| !is_void(copy.place));
         let gone_to: BTreeMap<u32, u32> = states
             .iter()
             .filter_map(|(segment, _, state)| match state {
@@ -137,7 +139,7 @@ impl Recovery<'_> {
         if moved.is_some() {
             self.stands(id);
         }
-        let missing = self.catch_up(id, place, moved, states);
+        let (missing, later) = self.catch_up(id, place, moved, states);
         if self.table.get(id).is_none() {
             self.bury(id, &segments, moved);
             return;
@@ -145,6 +147,16 @@ impl Recovery<'_> {
         if let Some(moved) = moved {
             let mark = |state| Mark::new(place.segment, id, state, moved.segment);
             self.marks.extend(missing.into_iter().map(mark));
+        }
+        if let Some(&to) = gone_to
+            .get(&place.segment)
+            .filter(|to| **to != place.segment)
+        {
+            // What it had moved to is damaged: it counts again, with what was said there.
+            let back = State::Moved { to: place.segment };
+            let marks = later.into_iter().chain([back]);
+            self.marks
+                .extend(marks.map(|state| Mark::new(place.segment, id, state, to)));
         }
         for older in segments.into_iter().skip(1) {
             if gone_to.get(&older) != Some(&place.segment) {
@@ -155,35 +167,44 @@ impl Recovery<'_> {
     }
 
     /// Applies what is said of the record that counts, and what was said of the one that it was
-    /// made of after that; gives what of the latter its own journal does not say.
+    /// made of after that. Gives what of the latter its own journal does not say, and what later
+    /// journals say, where the record there is damaged.
     fn catch_up(
         &mut self,
         id: QueueId,
         place: Place,
         moved: Option<Moved>,
         states: &[(u32, u32, State)],
-    ) -> Vec<State> {
-        let says = |state: &State| !matches!(state, State::Moved { .. } | State::Void);
+    ) -> (Vec<State>, Vec<State>) {
+        let says = |state: &State| !matches!(state, State::Moved { .. } | State::Void { .. });
         let since = |segment: u32, at: u32| {
             moved.is_some_and(|m| m.segment == segment && (m.state == NONE || at > m.state))
         };
-        let (mut before, mut own) = (Vec::new(), 0);
+        let (mut before, mut own, mut later) = (Vec::new(), Vec::new(), Vec::new());
         for (segment, at, state) in states.iter().filter(|(_, _, state)| says(state)) {
             if *segment < place.segment && !since(*segment, *at) {
                 continue;
             }
             self.apply(id, state);
-            if *segment == place.segment {
-                own += 1;
-                if let Some(place) = self.table.place_mut(id) {
-                    place.state = *at;
+            match segment.cmp(&place.segment) {
+                Ordering::Less => before.push(state.clone()),
+                Ordering::Equal => {
+                    own.push(state);
+                    if let Some(place) = self.table.place_mut(id) {
+                        place.state = *at;
+                    }
                 }
-            } else if *segment < place.segment {
-                before.push(state.clone());
+                Ordering::Greater => later.push(state.clone()),
             }
         }
-        before.drain(..before.len().min(own));
-        before
+        before.retain(|state| match own.iter().position(|own| *own == state) {
+            Some(at) => {
+                own.remove(at);
+                false
+            }
+            None => true,
+        });
+        (before, later)
     }
 
     /// A message that is done with must not come back when the segment goes that says so: each

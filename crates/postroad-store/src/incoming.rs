@@ -126,6 +126,11 @@ impl Incoming for LocalIncoming {
     }
 
     fn write(&mut self, chunk: Bytes) -> BoxFuture<'_, Result<(), StoreError>> {
+        if self.big.is_some() && self.body.is_empty() {
+            // As much as will be gathered: growing to it would take twice that.
+            let most = self.inner.options.inline_max.saturating_add(chunk.len());
+            self.body.reserve(most);
+        }
         self.body.extend_from_slice(&chunk);
         if self.body.len() <= self.inner.options.inline_max {
             return Box::pin(std::future::ready(Ok(())));

@@ -44,6 +44,8 @@ mod compaction_tests;
 mod content;
 mod copies;
 #[cfg(test)]
+mod copies_tests;
+#[cfg(test)]
 mod crash;
 pub mod fuzz;
 mod handover;

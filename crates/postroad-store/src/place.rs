@@ -86,8 +86,8 @@ pub(crate) struct Segment {
     pub(crate) dirty: bool,
     /// A sync of the journal has failed: what is in it may be lost, and no later sync can tell.
     pub(crate) suspect: bool,
-    /// It holds what cannot be moved: compaction leaves it alone.
-    pub(crate) stuck: bool,
+    /// It holds what cannot be moved: compaction leaves it alone until then.
+    pub(crate) stuck: Option<Timestamp>,
     /// The index may know messages of it.
     pub(crate) indexed: bool,
 }
@@ -107,7 +107,7 @@ impl Segment {
             log: None,
             dirty: false,
             suspect: false,
-            stuck: false,
+            stuck: None,
             indexed: sealed,
         }
     }

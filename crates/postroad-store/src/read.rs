@@ -126,6 +126,9 @@ impl Inner {
         } else {
             (None, log_is_good(&log, content_at, &header)?)
         };
+        if !good && self.table().get(id).is_none() {
+            return Err(StoreError::NotFound(id)); // gone while we looked, and its body with it
+        }
         if !good {
             let error = self.damaged(place, "a message is not what was written");
             tracing::error!(queue_id = %id, %error, "a damaged message is not delivered");

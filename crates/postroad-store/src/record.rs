@@ -118,8 +118,11 @@ pub(crate) enum State {
     Moved {
         to: u32,
     },
-    /// Compaction has written the message into this segment, and it has not become its place.
-    Void,
+    /// Compaction has written the message into this segment, at that offset, and it has not become
+    /// its place.
+    Void {
+        at: u32,
+    },
 }
 
 /// A state record as read.

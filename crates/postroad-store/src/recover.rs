@@ -11,7 +11,7 @@ use postroad_queue::{Finding, Lane, Operation, QueueId, StoreError};
 use crate::checkpoint::Restored;
 use crate::copies::Copies;
 use crate::inner::Opened;
-use crate::io::Io;
+use crate::io::{Disk, Io};
 use crate::options::{Durability, Options, RecoveryReport};
 use crate::place::{Extent, Mark, Place, Segment};
 use crate::record::{BIG, NONE, Settles, State};
@@ -268,28 +268,23 @@ impl Recovery<'_> {
                 keep_log(self.io, &path);
             }
         }
+        // What is good of a log may not all be on disk, and becomes a promise now.
+        let log = self.io.open(&path)?;
+        if self.options.durability == Durability::Sync {
+            log.sync()?;
+        }
         if newest {
-            self.end_newest(number, &path, kept)?;
+            self.end_newest(number, &log, kept);
         }
         Ok(())
     }
 
-    /// What is good of the newest log may not all be on disk, and becomes a promise now.
-    fn end_newest(
-        &mut self,
-        number: u32,
-        path: &Path,
-        kept: Result<(), StoreError>,
-    ) -> Result<(), StoreError> {
-        let log = self.io.open(path)?;
-        if self.options.durability == Durability::Sync {
-            log.sync()?;
-        }
+    fn end_newest(&mut self, number: u32, log: &Disk, kept: Result<(), StoreError>) {
         let Some(segment) = self.segments.get_mut(&number) else {
-            return Ok(());
+            return;
         };
         if segment.end == segment.size {
-            return Ok(());
+            return;
         }
         // Only to save space: nothing is ever written behind what is there.
         match kept.and_then(|()| log.truncate(segment.end)) {
@@ -298,7 +293,6 @@ impl Recovery<'_> {
                 tracing::error!(%error, "the unreadable end of the log stays where it is");
             }
         }
-        Ok(())
     }
 
     /// What follows the last good record of the newest segment: mostly what was being written at
@@ -310,7 +304,10 @@ impl Recovery<'_> {
         self.report.torn = tail.len() as u64;
         let end = bad.from + tail.len() + 8;
         let header = crate::record::Header::parse(&tail).filter(|h| h.segment == number);
-        let all_there = header.filter(|h| h.length().is_some_and(|l| bad.from + l <= end));
+        let all_there = header.filter(|h| {
+            let length = h.length().and_then(|length| length.checked_add(bad.from));
+            length.is_some_and(|length| length <= end)
+        });
         if let Some(header) = all_there {
             self.damaged = true;
             self.damage(Finding {
@@ -410,11 +407,9 @@ impl Recovery<'_> {
             });
         }
         let end = states.end as u64;
-        let journal = self.io.open(&path)?;
         if let Some(segment) = self.segments.get_mut(&number) {
             segment.state_end = end;
             // It may not be on disk, and what follows from it is about to be done.
-            segment.journal = Some(journal.into());
             segment.dirty = true;
         }
         Ok(())
@@ -443,7 +438,7 @@ impl Recovery<'_> {
             State::Removed => {
                 self.table.remove(id);
             }
-            State::Moved { .. } | State::Void => {}
+            State::Moved { .. } | State::Void { .. } => {}
         }
     }
 

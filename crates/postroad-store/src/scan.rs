@@ -123,7 +123,7 @@ pub(crate) fn log(source: &mut impl Source, number: u32) -> Result<Scan, StoreEr
         epoch: segment_epoch(source.get(0, SEGMENT_HEADER)?, number),
         ..Scan::default()
     };
-    scan.headless = scan.epoch.is_none() && last_used(source, 0)?.is_some();
+    scan.headless = scan.epoch.is_none() && is_used(source, 0)?;
     let mut at = SEGMENT_HEADER.min(size);
     scan.end = at;
     let mut bad: Option<Bad> = None;
@@ -139,7 +139,7 @@ pub(crate) fn log(source: &mut impl Source, number: u32) -> Result<Scan, StoreEr
             None => None,
         };
         let Some((header, length, gist)) = record else {
-            if bad.is_none() && last_used(source, at)?.is_none() {
+            if bad.is_none() && !is_used(source, at)? {
                 break;
             }
             let bad = bad.get_or_insert_with(|| Bad {
@@ -170,6 +170,20 @@ pub(crate) fn log(source: &mut impl Source, number: u32) -> Result<Scan, StoreEr
         scan.bad.push(bad);
     }
     Ok(scan)
+}
+
+/// Whether an octet from there on is not zero.
+fn is_used(source: &mut impl Source, from: usize) -> Result<bool, StoreError> {
+    const PIECE: usize = 64 << 10;
+    let mut at = from;
+    while at < source.size() {
+        let piece = source.get(at, PIECE)?;
+        if piece.iter().any(|octet| *octet != 0) {
+            return Ok(true);
+        }
+        at += piece.len().max(1);
+    }
+    Ok(false)
 }
 
 /// Where the last octet is from there on that is not zero.

@@ -38,7 +38,11 @@ impl Inner {
             let dead = segments.iter().filter(|(_, s)| s.sealed && s.live == 0);
             dead.map(|(number, _)| *number).collect()
         };
-        let synced = self.sync_state();
+        let synced = if doomed.is_empty() && dead.is_empty() {
+            self.sync_state()
+        } else {
+            self.sync_journals()
+        };
         match &synced {
             Ok(()) if all_written => self.watch.works(Work::State),
             Ok(()) => {}
@@ -88,9 +92,15 @@ impl Inner {
     }
 
     fn unlink(&self, number: u32) -> Result<(), StoreError> {
-        self.io.remove(&self.log_path(number))?;
-        let indexed = self.segments().remove(&number).is_some_and(|s| s.indexed);
-        if indexed {
+        // Before its file: nobody is to look for that any more.
+        let Some(segment) = self.segments().remove(&number) else {
+            return Ok(());
+        };
+        if let Err(error) = self.io.remove(&self.log_path(number)) {
+            self.segments().insert(number, segment);
+            return Err(error);
+        }
+        if segment.indexed {
             self.stale.gone(number);
         }
         self.io.sync_dir(&self.options.path)?;
@@ -105,17 +115,19 @@ impl Inner {
 
     /// It is made anew where there is room again.
     pub(crate) fn keep_reserve(&self) {
-        let size = (self.options.segment_size / 64).min(RESERVE_MAX);
-        let room = self.free.load(Ordering::Relaxed) >= self.options.min_free.max(4 * size);
-        if !room || self.reserved.load(Ordering::Acquire) {
+        if self.reserved.load(Ordering::Acquire) {
             return;
         }
         let path = self.options.path.join(RESERVE);
+        let size = (self.options.segment_size / 64).min(RESERVE_MAX);
+        // One that an earlier process has left is as good, also where there is no room for another.
         let there = self
             .io
             .length(&path)
             .is_ok_and(|length| length == Some(size));
-        let made = there || self.io.remove(&path).is_ok() && self.io.create(&path, size).is_ok();
+        let room = self.free.load(Ordering::Relaxed) >= self.options.min_free.max(4 * size);
+        let made =
+            there || room && self.io.remove(&path).is_ok() && self.io.create(&path, size).is_ok();
         self.reserved.store(made, Ordering::Release);
     }
 
@@ -131,16 +143,6 @@ impl Inner {
         let Some(free) = self.io.free(&self.options.path) else {
             return;
         };
-        // What the segment that is being written will yet take is room as well.
-        let room = |s: &Segment| {
-            if s.sealed {
-                0
-            } else {
-                s.size.saturating_sub(s.end)
-            }
-        };
-        let ahead: u64 = self.segments().values().map(room).sum();
-        let free = free.saturating_add(ahead);
         let enough = |free: u64| free >= self.options.min_free;
         let before = self.free.swap(free, Ordering::Relaxed);
         if enough(free) {
@@ -164,6 +166,14 @@ impl Inner {
         (disk, live)
     }
 
+    /// Whether nothing more is to be written into that segment, so that compaction can empty it:
+    /// its journal is not to be trusted, or has become longer than the log.
+    pub(crate) fn is_to_be_left(&self, number: u32) -> bool {
+        let segments = self.segments();
+        let segment = segments.get(&number).filter(|s| !s.sealed);
+        segment.is_some_and(|s| s.suspect || s.state_end > self.options.segment_size)
+    }
+
     /// The segment that is best compacted now; none where that would gain too little. One whose
     /// journal cannot be trusted comes first.
     pub(crate) fn sparsest(&self, now: Timestamp) -> Option<u32> {
@@ -185,7 +195,9 @@ impl Inner {
         };
         segments
             .iter()
-            .filter(|(_, s)| s.sealed && s.live > 0 && !s.stuck && worth(s))
+            .filter(|(_, s)| {
+                s.sealed && s.live > 0 && s.stuck.is_none_or(|until| now >= until) && worth(s)
+            })
             .min_by_key(|(_, segment)| share(segment))
             .map(|(number, _)| *number)
     }

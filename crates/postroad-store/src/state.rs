@@ -1,6 +1,6 @@
 //! What happens to messages is written into the journals of their segments.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -37,6 +37,12 @@ impl Settling {
             evidence: evidence.collect(),
         }
     }
+}
+
+/// The mark that the new record of a message does not count, which keeps the old one until then.
+pub(crate) const fn void(id: QueueId, from: Place, to: Place) -> Mark {
+    let state = State::Void { at: to.offset };
+    Mark::new(to.segment, id, state, from.segment)
 }
 
 /// State records for one journal, to be written in one go.
@@ -140,7 +146,9 @@ impl Inner {
                                 *noted = true;
                             }
                         }
-                        self.watch.works(Work::State);
+                        if lock(&self.marks).is_empty() {
+                            self.watch.works(Work::State);
+                        }
                     }
                     Err(error) => {
                         self.unwritten(&error, piece.items.len());
@@ -150,7 +158,7 @@ impl Inner {
                 }
             }
         }
-        let mut ended = HashSet::new();
+        let mut ended = HashMap::new();
         for (settling, noted) in all.iter().zip(noted) {
             let Settling {
                 lease,
@@ -164,10 +172,10 @@ impl Inner {
             {
                 self.touch(lease.id, place);
             }
-            let big = entry.as_ref().is_some_and(|entry| entry.place.big());
+            let place = entry.as_ref().map(|entry| entry.place);
             self.finished(lease.id, entry, noted);
-            if big && !noted {
-                ended.insert(lease.id);
+            if let Some(place) = place.filter(|_| !noted) {
+                ended.insert(lease.id, place);
             }
         }
         for (number, items) in owed {
@@ -182,7 +190,7 @@ impl Inner {
         all: &[Settling],
         segment: u32,
         items: &[(usize, u32)],
-        ended: &HashSet<QueueId>,
+        ended: &HashMap<QueueId, Place>,
     ) {
         let mut marks = lock(&self.marks);
         for settling in items.iter().filter_map(|(item, _)| all.get(*item)) {
@@ -191,12 +199,13 @@ impl Inner {
                 continue;
             }
             let id = settling.lease.id;
+            let ended = ended.get(&id);
             marks.push(Mark {
-                segment,
+                segment: ended.map_or(segment, |place| place.segment),
                 id,
                 state: settling.state(),
                 holds: None,
-                ends: ended.contains(&id),
+                ends: ended.is_some_and(|place| place.big()),
             });
         }
     }
@@ -284,9 +293,9 @@ impl Inner {
     /// A message's record has been written anew: from now on it is there, with what was written
     /// about it since. Where that is too late, or cannot be written, the new record is void.
     pub(crate) fn switch(&self, id: QueueId, from: Place, mut to: Place) {
-        let _whole = self.change();
+        let _alone = self.no_change();
         let _one = lock(&self.journal);
-        let void = Mark::new(to.segment, id, State::Void, from.segment);
+        let void = void(id, from, to);
         let now = self.table().get(id).map(|entry| entry.place);
         let Some(now) = now.filter(|now| now.is_record(from)) else {
             lock(&self.marks).push(void);
@@ -331,9 +340,17 @@ impl Inner {
         }
         let epoch = self.segments().get(&to.segment).map_or(0, |s| s.epoch);
         let mut newest = NONE;
+        let end = self.segments().get(&to.segment).map_or(0, |s| s.state_end);
+        // All or nothing: half of them would be taken for what the next copy does not know.
+        let mut octets = Vec::new();
         while let Some((_, record)) = states.pop() {
-            let octets = encode_state(id, epoch, to.segment, newest, &record.state);
-            newest = self.append(to.segment, &octets)?;
+            let at = u32::try_from(end + octets.len() as u64).unwrap_or(NONE);
+            let state = encode_state(id, epoch, to.segment, newest, &record.state);
+            octets.extend_from_slice(&state);
+            newest = at;
+        }
+        if !octets.is_empty() {
+            self.append(to.segment, &octets)?;
         }
         Ok(newest)
     }
@@ -342,11 +359,17 @@ impl Inner {
     pub(crate) fn write_marks(&self) -> bool {
         let owed = std::mem::take(&mut *lock(&self.marks));
         let mut left = Vec::new();
+        let mut full = false;
         for mark in owed {
+            if full {
+                left.push(mark); // in vain, and there may be many
+                continue;
+            }
             match self.write_mark(&mark) {
                 Ok(()) if mark.ends => self.doom(mark.id),
                 Ok(()) => {}
                 Err(error) => {
+                    full = matches!(error, StoreError::Full { .. });
                     self.watch.fails(Work::State, &because(&error));
                     left.push(mark);
                 }
@@ -362,17 +385,19 @@ impl Inner {
 
     fn write_mark(&self, mark: &Mark) -> Result<(), StoreError> {
         let _one = lock(&self.journal);
-        let epoch = self.segments().get(&mark.segment).map(|s| s.epoch);
+        // What is said of a record that no longer counts is nobody's newest state; what came of an
+        // attempt goes where its message is now.
+        let of_message = matches!(mark.state, State::Attempt { .. });
+        let place = self.table().get(mark.id).map(|entry| entry.place);
+        let place = place.filter(|_| of_message);
+        let number = place.map_or(mark.segment, |place| place.segment);
+        let epoch = self.segments().get(&number).map(|s| s.epoch);
         let Some(epoch) = epoch else {
             return Ok(()); // the segment has gone, and what this would have said of it
         };
-        // What is said of a record that no longer counts is nobody's newest state.
-        let of_record = matches!(mark.state, State::Attempt { .. });
-        let place = self.table().get(mark.id).map(|entry| entry.place);
-        let place = place.filter(|place| of_record && place.segment == mark.segment);
         let previous = place.map_or(NONE, |place| place.state);
-        let octets = encode_state(mark.id, epoch, mark.segment, previous, &mark.state);
-        let at = self.append(mark.segment, &octets)?;
+        let octets = encode_state(mark.id, epoch, number, previous, &mark.state);
+        let at = self.append(number, &octets)?;
         if place.is_some()
             && let Some(place) = self.table().place_mut(mark.id)
         {
@@ -381,31 +406,42 @@ impl Inner {
         Ok(())
     }
 
-    /// Syncs every journal that has grown. One that fails is never trusted again: its segment is
-    /// emptied by compaction. The others are synced all the same.
+    /// Syncs every journal that has grown, where syncs are wanted. One that fails is never trusted
+    /// again: its segment is emptied by compaction. The others are synced all the same.
     ///
     /// # Errors
     /// Where some state is not on disk.
     pub(crate) fn sync_state(&self) -> Result<(), StoreError> {
+        match self.options.durability {
+            crate::Durability::Sync => self.sync_journals(),
+            crate::Durability::Os => Ok(()),
+        }
+    }
+
+    /// The same in any case: before files go whose going the journals explain.
+    ///
+    /// # Errors
+    /// Where some state is not on disk.
+    pub(crate) fn sync_journals(&self) -> Result<(), StoreError> {
         let _one = lock(&self.syncing);
         let dirty: Vec<_> = self
             .segments()
             .iter_mut()
-            .filter_map(|(number, segment)| {
-                let dirty = std::mem::take(&mut segment.dirty) || segment.suspect;
-                segment
-                    .journal
-                    .clone()
-                    .filter(|_| dirty)
-                    .map(|journal| (*number, journal))
+            .filter(|(_, s)| s.dirty || s.suspect)
+            .map(|(number, segment)| {
+                segment.dirty = false;
+                (*number, segment.journal.clone())
             })
             .collect();
-        if self.options.durability != crate::Durability::Sync {
-            return Ok(());
-        }
         let mut result = Ok(());
         for (number, journal) in dirty {
-            let synced = journal.sync();
+            let synced = match journal {
+                Some(journal) => journal.sync(),
+                None => self
+                    .io
+                    .open(&self.journal_path(number))
+                    .and_then(|journal| journal.sync()),
+            };
             let mut segments = self.segments();
             let Some(segment) = segments.get_mut(&number) else {
                 continue;
@@ -432,7 +468,14 @@ impl Inner {
             return;
         }
         for segment in segments.values_mut().filter(|s| s.sealed && !s.dirty) {
-            segment.journal = None;
+            // Whoever else has it is about to write to it.
+            if segment
+                .journal
+                .as_ref()
+                .is_some_and(|j| Arc::strong_count(j) == 1)
+            {
+                segment.journal = None;
+            }
         }
     }
 }

@@ -88,6 +88,7 @@ impl LocalStore {
         let format = check_format(&io, &options)?;
         io.make_dir(&options.path.join("big"))?;
         io.sync_dir(&options.path)?;
+        checkpoint::forget_unfinished(&io, &options);
         let mut found = match checkpoint::take(&io, &options)? {
             Some(restored) => Recovered::clean(&io, &options, restored)?,
             None => recover(&io, &options)?,
@@ -250,6 +251,7 @@ impl Handle {
             match checkpoint::write(&self.inner) {
                 Ok(()) => tracing::debug!("checkpoint written"),
                 Err(error) => {
+                    checkpoint::forget_unfinished(&self.inner.io, &self.inner.options);
                     tracing::warn!(%error, "no checkpoint: the next start reads the log");
                 }
             }
@@ -274,12 +276,10 @@ fn take_lock(io: &Io, options: &Options) -> Result<Flock<std::fs::File>, StoreEr
     let file = io.open_or_create(&path)?.into_file();
     match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
         Ok(lock) => {
+            // For whoever finds it locked; where the disk is full, it does without.
             let pid = format!("process {}\n", std::process::id());
-            let write = || {
-                lock.set_len(0)?;
-                lock.write_all_at(pid.as_bytes(), 0)
-            };
-            write().map_err(|e| failed("writing", &path, e))?;
+            let _ = lock.set_len(0);
+            let _ = lock.write_all_at(pid.as_bytes(), 0);
             Ok(lock)
         }
         Err((_, nix::errno::Errno::EWOULDBLOCK)) => {

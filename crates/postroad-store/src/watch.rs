@@ -80,7 +80,10 @@ impl Watch {
         let unsaid = {
             let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
             let now = now();
-            if said.at.is_some_and(|at| now.since(at).as_millis() < 1000) {
+            if said
+                .at
+                .is_some_and(|at| now >= at && now.since(at).as_millis() < 1000)
+            {
                 said.unsaid += 1;
                 return;
             }

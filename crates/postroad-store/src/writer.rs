@@ -1,6 +1,7 @@
 //! The one thread that writes the log: group commit.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,11 +11,11 @@ use postroad_queue::jobs::Saved;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::Durability;
-use crate::inner::{Inner, Ready};
+use crate::inner::{Inner, Ready, lock};
 use crate::io::{Disk, again};
 use crate::place::{Extent, Place, Segment};
 use crate::record::{BIG, HEADER, Header, INLINE, NONE, SEGMENT_HEADER, padded, segment_header};
-use crate::state::Settling;
+use crate::state::{Settling, void};
 use crate::watch::{Work, because, count};
 
 /// Octets written with one sync, at most (one commit may be longer).
@@ -98,14 +99,9 @@ impl Writer {
     }
 
     fn write(&mut self, batch: Vec<Commit>) {
-        let suspect =
-            |inner: &Inner, number| inner.segments().get(&number).is_some_and(|s| s.suspect);
-        if self
-            .current
-            .as_ref()
-            .is_some_and(|c| suspect(&self.inner, c.number))
-        {
-            self.seal(); // so that compaction can empty it
+        let number = self.current.as_ref().map(|current| current.number);
+        if number.is_some_and(|number| self.inner.is_to_be_left(number)) {
+            self.seal();
         }
         let mut group = Vec::with_capacity(batch.len());
         let mut octets = 0;
@@ -145,7 +141,12 @@ impl Writer {
             .min(SMALL_SEGMENT)
             .max(least);
         let since = commit.now;
-        let narrow = self.narrow.is_some_and(|at| since.since(at) < NARROW);
+        // Nor is so much taken in advance that no more mail would be.
+        let free = self.inner.free.load(Ordering::Relaxed);
+        let narrow = self
+            .narrow
+            .is_some_and(|at| since >= at && since.since(at) < NARROW)
+            || free < self.inner.options.min_free.saturating_add(usual);
         if !narrow {
             match self.start_segment(usual, since) {
                 Err(StoreError::Full { .. }) if small < usual => self.narrow = Some(since),
@@ -175,6 +176,7 @@ impl Writer {
             return Err(error);
         }
         let disk = Arc::new(disk);
+        self.inner.take_space(size);
         let mut segment = Segment::new(self.epoch, false, since);
         segment.log = Some(Arc::clone(&disk));
         (segment.end, segment.size) = (SEGMENT_HEADER as u64, size);
@@ -214,6 +216,19 @@ impl Writer {
         cut.is_ok()
     }
 
+    /// Where what compaction has written may turn up, that does not count.
+    fn void(&self, group: &[Commit], places: &[Place]) {
+        let mut places = places.iter();
+        let mut marks = lock(&self.inner.marks);
+        for commit in group {
+            let mut from = commit.from.iter().flatten();
+            for (message, to) in commit.messages.iter().zip(&mut places) {
+                let from = from.next();
+                marks.extend(from.map(|from| void(message.header.id, *from, *to)));
+            }
+        }
+    }
+
     fn flush(&mut self, group: Vec<Commit>) {
         let Some(current) = &self.current else {
             return;
@@ -243,8 +258,14 @@ impl Writer {
             self.buffer.resize(padded(self.buffer.len()), 0);
         }
         let mut written = current.disk.write_at(&self.buffer, current.end);
-        if written.is_ok() && self.inner.options.durability == Durability::Sync {
+        // What compaction writes anew has been on disk for long, and is to stay so.
+        let moves = group.iter().any(|commit| commit.from.is_some());
+        let sync = self.inner.options.durability == Durability::Sync;
+        if written.is_ok() && (sync || moves) {
             written = current.disk.sync();
+        }
+        if written.is_ok() && moves && !sync {
+            written = self.inner.io.sync_dir(&self.inner.options.path);
         }
         match written {
             Ok(()) => {
@@ -254,6 +275,9 @@ impl Writer {
             // What failed is never tried again on this file: the kernel may have forgotten it.
             Err(error) => {
                 let gone = self.forget_written();
+                if !gone {
+                    self.void(&group, &places);
+                }
                 self.refuse(group, &error, gone);
             }
         }
@@ -268,7 +292,6 @@ impl Writer {
             if let Some(segment) = self.inner.segments().get_mut(&current.number) {
                 segment.end = current.end;
             }
-            self.inner.take_space(self.buffer.len() as u64);
         }
         let mut places = places.into_iter();
         let mut replies = Vec::with_capacity(group.len());

@@ -6,7 +6,7 @@ use postroad_net::client::Source;
 use postroad_queue::{Content, StoreError};
 
 /// Octets read at a time.
-const PIECE: usize = 256 << 10;
+const PIECE: usize = 128 << 10;
 
 /// A message's octets, piece by piece.
 #[derive(Debug)]

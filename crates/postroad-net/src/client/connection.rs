@@ -133,7 +133,10 @@ impl Connection {
         self.session.begin(clock::instant(), transaction);
         loop {
             match self.session.poll(clock::instant(), &mut self.input) {
-                Output::Finished(report) => return report,
+                Output::Finished(report) => {
+                    self.give_back();
+                    return report;
+                }
                 Output::Wait { until } => self.exchange(until).await,
                 Output::Body if self.stream.is_none() => {
                     self.session.end_of_input(clock::instant());
@@ -268,6 +271,16 @@ impl Connection {
                 let _ = self.stream.take();
             }
             Err(_) => self.lost(),
+        }
+    }
+
+    /// Gives the buffers back that a message has needed: a connection that is kept for the next
+    /// one holds no room for it. What is in them stays.
+    fn give_back(&mut self) {
+        for buffer in [self.session.requests(), &mut self.input] {
+            if buffer.is_empty() {
+                *buffer = BytesMut::new();
+            }
         }
     }
 

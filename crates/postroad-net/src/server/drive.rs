@@ -1,12 +1,13 @@
+use std::future::poll_fn;
 use std::io;
-use std::pin::pin;
-use std::task::Poll;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use futures_util::poll;
 use postroad_proto::server::{Answer, Output, Question, REPLIES_FLUSH, Session};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
@@ -15,7 +16,7 @@ use super::transport::Transport;
 use super::{HANDSHAKE_TIMEOUT, Handler};
 use crate::clock;
 
-/// What an idle session reads into; all that it keeps while nothing comes.
+/// Octets that an idle session reads before it takes a buffer.
 const FIRST_READ: usize = 256;
 /// The buffer that a session takes while octets come, and gives back when it has used them up.
 const BUFFER: usize = 32 << 10;
@@ -81,7 +82,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin, H: Handler> Driver<S, H> {
         }
     }
 
-    pub(crate) async fn run(mut self) -> Ended {
+    /// To its end. Borrowed, since a future that is given its driver has room for it twice.
+    pub(crate) async fn run(&mut self) -> Ended {
         let reason = match self.drive().await {
             Ok(()) => "closed".to_owned(),
             Err(error) => error.to_string(),
@@ -123,7 +125,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin, H: Handler> Driver<S, H> {
             write(&mut self.transport, &mut self.output, self.write_timeout).await?;
         }
         let answer = {
-            let mut deciding = pin!(self.handler.ask(self.session.info(), question));
+            // Boxed: what a role needs to decide would else be room in every idle session.
+            let mut deciding = Box::pin(self.handler.ask(self.session.info(), question));
             // A decision that is ready does not end the batch of replies; one that takes time does.
             match poll!(deciding.as_mut()) {
                 Poll::Ready(answer) => answer,
@@ -167,7 +170,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin, H: Handler> Driver<S, H> {
                 return Err(io::Error::other("STARTTLS under TLS"));
             }
         };
-        let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, plain.accept_tls(&acceptor));
+        // Boxed, as it is large, and soon over.
+        let handshake = Box::pin(plain.accept_tls(&acceptor));
+        let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake);
         let (secured, info) = handshake
             .await
             .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
@@ -221,7 +226,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, H: Handler> Driver<S, H> {
         self.flush().await?;
         let lingering = async {
             self.transport.shutdown().await?;
-            let mut rest = [0; 1024];
+            let mut rest = vec![0; 1024];
             let mut discarded = 0;
             while discarded < DISCARD_MAX {
                 match self.transport.read(&mut rest).await? {
@@ -244,12 +249,8 @@ async fn read<S: AsyncRead + Unpin>(transport: &mut S, input: &mut BytesMut) -> 
             input.reserve(BUFFER);
             return transport.read_buf(input).await;
         }
-        let mut first = [0; FIRST_READ];
-        let mut read = transport.read(&mut first).await?;
-        let more = read == FIRST_READ;
-        input.reserve(if more { BUFFER } else { FIRST_READ });
-        input.extend_from_slice(first.get(..read).unwrap_or_default());
-        if more {
+        let mut read = poll_fn(|context| read_first(transport, input, context)).await?;
+        if read == FIRST_READ {
             // There is probably more at hand; an end or error found now is found again.
             let mut rest = pin!(transport.read_buf(input));
             if let Poll::Ready(Ok(further)) = poll!(rest.as_mut()) {
@@ -259,6 +260,25 @@ async fn read<S: AsyncRead + Unpin>(transport: &mut S, input: &mut BytesMut) -> 
         return Ok(read);
     }
     transport.read_buf(input).await
+}
+
+/// Reads into the stack, so that a session that waits holds no buffer at all.
+fn read_first<S: AsyncRead + Unpin>(
+    transport: &mut S,
+    input: &mut BytesMut,
+    context: &mut Context<'_>,
+) -> Poll<io::Result<usize>> {
+    let mut first = [0; FIRST_READ];
+    let mut first = ReadBuf::new(&mut first);
+    ready!(Pin::new(transport).poll_read(context, &mut first))?;
+    let read = first.filled().len();
+    input.reserve(if read == FIRST_READ {
+        BUFFER
+    } else {
+        FIRST_READ
+    });
+    input.extend_from_slice(first.filled());
+    Poll::Ready(Ok(read))
 }
 
 async fn write<S: AsyncWrite + Unpin>(
@@ -287,10 +307,8 @@ async fn write<S: AsyncWrite + Unpin>(
 mod tests {
     use super::*;
     use postroad_proto::server::{Config, Info, Peer};
-    use std::pin::Pin;
     use std::sync::Arc;
-    use std::task::Context;
-    use tokio::io::{DuplexStream, ReadBuf, duplex};
+    use tokio::io::{DuplexStream, duplex};
 
     /// Accepts all; a password takes a while.
     #[derive(Default)]
@@ -344,7 +362,7 @@ mod tests {
             slow,
             ..Taker::default()
         };
-        let driver = Driver::new(
+        let mut driver = Driver::new(
             Transport::Plain(server),
             session,
             handler,
@@ -353,7 +371,7 @@ mod tests {
             Duration::from_secs(60),
             |_| false,
         );
-        tokio::spawn(driver.run())
+        tokio::spawn(async move { driver.run().await })
     }
 
     /// Sends and reads at the same time, as a pipelining client must.

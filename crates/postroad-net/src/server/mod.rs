@@ -183,6 +183,26 @@ impl<R: Role> Server<R> {
 
     /// One connection from its first octet to its last; gives the errors counted in it.
     async fn serve(&self, stream: TcpStream, address: IpAddr, trusted: bool, terms: Terms) -> u32 {
+        // Both boxed, or every idle session had room for its driver more than once.
+        let beginning = Box::pin(self.begin(stream, address, trusted, terms));
+        let mut driver = match beginning.await {
+            Ok(driver) => driver,
+            Err(errors) => return errors,
+        };
+        let ended = driver.run().await;
+        debug!(service = self.role.name(), peer = %address, errors = ended.errors, messages = ended.messages, replies_max = ended.output_max, reason = %ended.reason, "session ended");
+        ended.errors
+    }
+
+    /// The session and what drives it, under TLS where the listener has it so; or the errors
+    /// counted where it comes to none.
+    async fn begin(
+        &self,
+        stream: TcpStream,
+        address: IpAddr,
+        trusted: bool,
+        terms: Terms,
+    ) -> Result<Box<Driver<TcpStream, R::Handler>>, u32> {
         let (config, handler) = self.role.open(address);
         let acceptor = self.certificates.as_ref().map(|c| c.acceptor());
         let mut transport = Transport::Plain(stream);
@@ -195,7 +215,7 @@ impl<R: Role> Server<R> {
             // Never in plaintext where TLS was promised.
             let Some(acceptor) = &acceptor else {
                 error!(service = self.role.name(), peer = %address, "a listener with implicit TLS has no certificate: the connection is closed");
-                return 0;
+                return Err(0);
             };
             match tokio::time::timeout(HANDSHAKE_TIMEOUT, transport.accept_tls(acceptor)).await {
                 Ok(Ok((secured, info))) => {
@@ -204,16 +224,16 @@ impl<R: Role> Server<R> {
                 }
                 Ok(Err(error)) => {
                     debug!(service = self.role.name(), peer = %address, %error, "TLS handshake failed");
-                    return 1;
+                    return Err(1);
                 }
-                Err(_) => return 1,
+                Err(_) => return Err(1),
             }
         }
         let starttls = terms.tls == ListenerTls::StartTls && acceptor.is_some();
         let config = session_config(config, starttls, terms.bare_newline);
         let write_timeout = config.limits.command_timeout;
         let session = Session::new(clock::instant(), config, peer);
-        let driver = Driver::new(
+        Ok(Box::new(Driver::new(
             transport,
             session,
             handler,
@@ -221,10 +241,7 @@ impl<R: Role> Server<R> {
             self.shutdown.clone(),
             write_timeout,
             has_spoken,
-        );
-        let ended = driver.run().await;
-        debug!(service = self.role.name(), peer = %address, errors = ended.errors, messages = ended.messages, replies_max = ended.output_max, reason = %ended.reason, "session ended");
-        ended.errors
+        )))
     }
 }
 
@@ -305,6 +322,22 @@ mod tests {
         fn name(&self) -> &'static str {
             "relay"
         }
+    }
+
+    /// Octets of a task that holds no buffer and no driver.
+    const TASK_MAX: usize = 1024;
+
+    /// Every idle connection has one, besides its driver.
+    #[tokio::test]
+    async fn the_task_of_a_session_is_small() {
+        let bound = BoundListener::bind(([127, 0, 0, 1], 0).into(), ListenerTls::None).unwrap();
+        let (listener, terms) = bound.into_tokio().unwrap();
+        let address = listener.local_addr().unwrap();
+        let stream = TcpStream::connect(address).await.unwrap();
+        let limits = ConnectionLimits::default();
+        let server = Server::new(Arc::new(Open), None, limits, CancellationToken::new());
+        let task = size_of_val(&server.serve(stream, address.ip(), false, terms));
+        assert!(task <= TASK_MAX, "{task} octets");
     }
 
     /// What a client hears that says EHLO and QUIT, in plaintext.
