@@ -6,6 +6,8 @@
 
 mod lanes;
 mod settlement;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;

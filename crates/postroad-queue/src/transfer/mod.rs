@@ -19,8 +19,11 @@
 //!
 //! The content is the octets of the message, header block and body, and nothing says where the
 //! one ends. Whoever imports takes all up to the first empty line for the header block, where
-//! that comes within [`HEAD_MAX`]; otherwise it keeps all as body. The octets are the same either
-//! way.
+//! that comes within [`HEAD_MAX`], and a message that ends within that without one as well; else
+//! it keeps all as body. The octets are the same either way.
+//!
+//! A message that is held or under way at the export has no time in a listing at which it is due:
+//! it is due at once where it is imported, or released there.
 //!
 //! Neither way is a queue, or a message, in memory at once.
 

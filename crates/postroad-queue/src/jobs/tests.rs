@@ -1,0 +1,113 @@
+//! The table with many destinations, most of them dead.
+
+use std::time::Duration;
+
+use postroad_mail::{Timestamp, replies};
+
+use crate::id::{Mint, QueueId};
+use crate::jobs::Jobs;
+use crate::outcome::{Evidence, Outcome};
+use crate::store::{AttemptRecord, Change, ClaimRequest, Lane};
+
+const START: Timestamp = Timestamp::from_millis(1_800_000_000_000);
+const DEAD: usize = 10_000;
+const EACH: usize = 10;
+
+fn request(max: usize) -> ClaimRequest {
+    ClaimRequest {
+        max,
+        per_lane: 20,
+        lease: Duration::from_secs(600),
+    }
+}
+
+fn said(outcome: fn(Evidence) -> Outcome, due: Option<Timestamp>) -> AttemptRecord {
+    let evidence = Evidence {
+        at: START,
+        hop: None,
+        remote_mta: None,
+        reply: replies::OK,
+        remote: false,
+        tls: None,
+    };
+    AttemptRecord {
+        changes: vec![Change {
+            recipient: 0,
+            outcome: outcome(evidence),
+        }],
+        next_due: due,
+        counts: true,
+        ..AttemptRecord::default()
+    }
+}
+
+/// Ten thousand destinations that take nothing, each with messages that wait.
+fn with_dead(mint: &mut Mint, due: Timestamp) -> Jobs<()> {
+    let mut jobs = Jobs::default();
+    for n in 0..DEAD {
+        let lane = [Lane::new(&format!("dead{n}.example"))];
+        for _ in 0..EACH {
+            jobs.insert(mint.next(START), (), 4096, START, &lane);
+        }
+    }
+    // All fail once, and so are known to be in trouble.
+    loop {
+        let tickets = jobs.claim(START, &request(1000));
+        if tickets.is_empty() {
+            return jobs;
+        }
+        for ticket in tickets {
+            let record = said(Outcome::Deferred, Some(due));
+            let settlement = jobs.settlement(START, &ticket.lease, &record).unwrap();
+            assert!(jobs.settle(&ticket.lease, &settlement, &record).is_none());
+        }
+    }
+}
+
+/// While nothing is due nothing is to be done: the next moment is known, and a claim before it
+/// looks at no job.
+#[test]
+fn nothing_due_is_nothing_to_do() {
+    let due = START + Duration::from_secs(600);
+    let mut jobs = with_dead(&mut Mint::new(1), due);
+    assert_eq!(jobs.len(), DEAD * EACH);
+    assert_eq!(jobs.next_due(START), Some(due));
+    assert!(jobs.claim(START, &request(1000)).is_empty());
+    assert_eq!(jobs.next_due(START), Some(due), "and no sooner after that");
+}
+
+/// What comes for a live destination is claimed at once, though a hundred thousand others are due,
+/// and gets three turns of four as long as it lasts; in order of arrival.
+#[test]
+fn a_live_destination_does_not_wait_for_dead_ones() {
+    let (mut mint, due) = (Mint::new(1), START + Duration::from_secs(600));
+    let mut jobs = with_dead(&mut mint, due);
+    let lane = Lane::new("live.example");
+    let live: Vec<QueueId> = (0..100).map(|_| mint.next(due)).collect();
+    for &id in &live {
+        jobs.insert(id, (), 4096, due, std::slice::from_ref(&lane));
+    }
+    let (mut got, mut claimed) = (Vec::new(), 0);
+    while got.len() < live.len() {
+        let tickets = jobs.claim(due, &request(16));
+        assert!(!tickets.is_empty());
+        claimed += tickets.len();
+        for ticket in tickets {
+            if ticket.lease.lane != lane {
+                continue; // it takes its time
+            }
+            got.push(ticket.lease.id);
+            jobs.cover(&ticket.lease, std::slice::from_ref(&lane))
+                .unwrap();
+            let record = said(Outcome::Delivered, None);
+            let settlement = jobs.settlement(due, &ticket.lease, &record).unwrap();
+            assert!(jobs.settle(&ticket.lease, &settlement, &record).is_some());
+        }
+    }
+    assert_eq!(got, live, "in order of arrival");
+    assert!(
+        claimed <= 2 * live.len(),
+        "{claimed} claims for {}",
+        live.len()
+    );
+}
