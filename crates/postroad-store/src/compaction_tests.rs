@@ -242,6 +242,79 @@ async fn a_few_survivors_keep_no_segments() {
     assert!(logs(dir.path()).len() <= 2, "{:?}", logs(dir.path()));
 }
 
+/// After an hour a segment of which half is not needed is compacted as well.
+#[tokio::test]
+async fn an_old_segment_need_not_be_as_empty() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    for _ in 0..30 {
+        accept(&store, crate::watch::now(), &["u@d.example"], &[b'x'; 1500]).await;
+    }
+    let claimed = claim(&store, crate::watch::now()).await;
+    for claimed in &claimed[..6] {
+        deliver(&store, crate::watch::now(), claimed).await; // six of the nine or so of the first
+    }
+    let (inner, now) = (store.inner(), crate::watch::now());
+    let share = {
+        let segments = inner.segments();
+        let first = &segments[&1];
+        first.live_octets * 100 / first.disk()
+    };
+    assert!((25..50).contains(&share), "{share} %");
+    assert_eq!(inner.sparsest(now), None);
+    let hour = Duration::from_secs(3600);
+    assert_eq!(
+        inner.sparsest(now + hour / 2),
+        None,
+        "not before that has passed"
+    );
+    assert_eq!(inner.sparsest(now + 2 * hour), Some(1));
+}
+
+/// Whatever comes and goes, the files stay within twice what is needed and two segments.
+#[test]
+fn space_is_bounded_after_any_history() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    for seed in 0..6 {
+        runtime.block_on(bounded(seed));
+    }
+}
+
+async fn bounded(seed: u64) {
+    let mut dice = crate::crash::Dice::new(seed);
+    let mut dir = tempfile::tempdir().unwrap();
+    let mut store = open(dir.path());
+    for round in 0..40_u64 {
+        for _ in 0..dice.below(30) {
+            let body = vec![b'x'; dice.below(3000)];
+            accept(&store, at(round), &["u@d.example"], &body).await;
+        }
+        let often = dice.below(10);
+        for claimed in claim(&store, at(round)).await {
+            if dice.below(10) < often {
+                deliver(&store, at(round), &claimed).await;
+            } else {
+                let due = at(round + 1 + dice.below(9) as u64);
+                defer(&store, at(round), &claimed, due).await;
+            }
+        }
+        if round % 10 == 9 {
+            let next = killed(dir.path());
+            store = open(next.path());
+            dir = next;
+        }
+        for _ in 0..4 {
+            store.tick_now().await.unwrap(); // until compaction has caught up
+        }
+        let health = store.health();
+        let most = store.inner().space_max(health.live);
+        assert!(
+            health.disk <= most,
+            "seed {seed}, round {round}: {health:?}"
+        );
+    }
+}
+
 /// A message that is finished while it is moved does not come back, whichever file goes first.
 #[tokio::test]
 async fn what_is_finished_meanwhile_is_gone() {

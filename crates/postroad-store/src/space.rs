@@ -10,8 +10,9 @@ use crate::inner::{Inner, lock};
 use crate::place::Segment;
 use crate::watch::{Work, because, now};
 
-/// Octets of files beyond twice what the queue needs, at most; once compaction has caught up.
-pub(crate) const SLACK: u64 = 128 << 20;
+/// Segments' worth of octets beyond twice what the queue needs, at most, once compaction has
+/// caught up: 128 MiB, where segments have the usual size.
+pub(crate) const SLACK: u64 = 2;
 /// A file that keeps a little room, for state to be written where the disk is full.
 const RESERVE: &str = "RESERVE";
 const RESERVE_MAX: u64 = 1 << 20;
@@ -174,11 +175,17 @@ impl Inner {
         segment.is_some_and(|s| s.suspect || s.state_end > self.options.segment_size)
     }
 
+    /// Octets that the files may have, where so many are needed.
+    pub(crate) fn space_max(&self, live: u64) -> u64 {
+        let slack = self.options.segment_size.saturating_mul(SLACK);
+        live.saturating_mul(2).saturating_add(slack)
+    }
+
     /// The segment that is best compacted now; none where that would gain too little. One whose
     /// journal cannot be trusted comes first.
     pub(crate) fn sparsest(&self, now: Timestamp) -> Option<u32> {
         let (disk, live) = self.usage();
-        let crowded = disk > live.saturating_mul(2).saturating_add(SLACK);
+        let crowded = disk > self.space_max(live);
         let segments = self.segments();
         let worth = |segment: &Segment| {
             let (all, live) = (segment.disk(), segment.live_octets);

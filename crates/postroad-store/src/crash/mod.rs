@@ -17,7 +17,7 @@
 //! | a record torn or flipped anywhere costs that record alone, and no panic | `torn_anywhere_the_rest_is_there`, `a_flipped_bit_costs_one_record` (`tests.rs`), `a_queue_gone_bad_opens` (`promises.rs`), `a_journal_gone_bad_costs_no_message` |
 //! | what was removed, and synced, does not come back | the two power cuts and the histories above |
 //! | a recipient that is done with is not tried again after a clean stop | `any_history_is_that_of_plain_lists`; `a_clean_stop_needs_no_reading` (`checkpoint.rs`) |
-//! | space comes back where few messages are left | `a_few_survivors_keep_no_segments` (`compaction_tests.rs`) |
+//! | space comes back where few messages are left | `a_few_survivors_keep_no_segments`, `space_is_bounded_after_any_history`, `an_old_segment_need_not_be_as_empty` (`compaction_tests.rs`) |
 //! | compaction cut off at each step neither loses nor doubles, and undoes nothing | the two power cuts, the failing calls and the histories, which all compact; `a_retry_outlives_compaction_and_a_notice`; `what_is_finished_meanwhile_is_gone` (`compaction_tests.rs`) |
 //! | a notice is there with what it settles, or neither | the same: `Model::crashed` looks for both |
 //! | of the index's library neither `flush_async` nor `apply_batch` | `disallowed-methods` in `clippy.toml` |
