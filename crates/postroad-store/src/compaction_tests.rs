@@ -1,14 +1,17 @@
 //! Compaction, and what it leaves: space comes back, and nothing else changes.
 
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use nix::errno::Errno;
 use postroad_queue::contract::{
     START, accept, at, claim, defer, deliver, draft, evidence, read, said,
 };
-use postroad_queue::{Change, Filter, Listed, Operation, Outcome, Store as _};
+use postroad_queue::{Change, Claimed, Filter, Listed, Operation, Outcome, Store as _, StoreError};
+use tokio::task::JoinHandle;
 
+use crate::crash::Faults;
 use crate::io::Io;
 use crate::{LocalStore, Options};
 
@@ -326,9 +329,7 @@ async fn what_is_finished_meanwhile_is_gone() {
         accept(&store, START, &["u@d.example"], &[b'x'; 1500]).await;
     }
     let claimed = claim(&store, START).await;
-    files
-        .syncs_wait
-        .store(true, std::sync::atomic::Ordering::SeqCst);
+    files.syncs_wait.store(true, Ordering::SeqCst);
     let compacting = tokio::spawn({
         let store = store.clone();
         async move { store.compact_now().await }
@@ -341,9 +342,7 @@ async fn what_is_finished_meanwhile_is_gone() {
             _ => {}
         }
     }
-    files
-        .syncs_wait
-        .store(false, std::sync::atomic::Ordering::SeqCst);
+    files.syncs_wait.store(false, Ordering::SeqCst);
     compacting.await.unwrap().unwrap();
     store.tick_now().await.unwrap();
     let listed = listing(&store).await;
@@ -360,6 +359,39 @@ async fn what_is_finished_meanwhile_is_gone() {
     }
 }
 
+/// Twelve messages in two segments, of which those of the first have mostly gone: claims for the
+/// six that are left.
+pub(crate) async fn half_delivered(store: &LocalStore) -> Vec<Claimed> {
+    for _ in 0..12 {
+        accept(store, START, &["u@d.example"], &[b'x'; 1500]).await;
+    }
+    let mut claimed = claim(store, START).await;
+    for claimed in claimed.drain(..6) {
+        deliver(store, at(1), &claimed).await;
+    }
+    claimed
+}
+
+/// A compaction that has written into the second segment, and waits for the sync.
+pub(crate) async fn compacting(
+    store: &LocalStore,
+    files: &Faults,
+    path: &Path,
+) -> JoinHandle<Result<(), StoreError>> {
+    files.syncs_wait.store(true, Ordering::SeqCst);
+    let store = store.clone();
+    let compacting = tokio::spawn(async move { store.compact_now().await });
+    let log = path.join("seg-00000002.log");
+    let is_written = || {
+        let log = std::fs::read(&log).unwrap();
+        log.windows(7).any(|octets| octets == b"\"moved\"")
+    };
+    while !is_written() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    compacting
+}
+
 /// A kill when the new record of a finished message is there, and nothing says yet that it is void:
 /// the old segment, which says that it is finished, does not go before that is said elsewhere.
 #[tokio::test]
@@ -368,39 +400,15 @@ async fn what_is_finished_before_a_kill_is_gone() {
     let io = Io::default();
     let files = io.0.clone();
     let (store, _) = LocalStore::open_with(options(dir.path()), io).unwrap();
-    for _ in 0..12 {
-        accept(&store, START, &["u@d.example"], &[b'x'; 1500]).await;
-    }
+    let mut claimed = half_delivered(&store).await;
     assert_eq!(logs(dir.path()).len(), 2);
-    let mut claimed = claim(&store, START).await;
-    for claimed in claimed.drain(..6) {
-        deliver(&store, at(1), &claimed).await;
-    }
-    files
-        .syncs_wait
-        .store(true, std::sync::atomic::Ordering::SeqCst);
-    let compacting = tokio::spawn({
-        let store = store.clone();
-        async move { store.compact_now().await }
-    });
-    let log = dir.path().join("seg-00000002.log");
-    let moved = || {
-        let log = std::fs::read(&log).unwrap();
-        log.windows(7)
-            .filter(|octets| octets == b"\"moved\"")
-            .count()
-    };
-    while moved() == 0 {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    let compacting = compacting(&store, &files, dir.path()).await;
     let finished = claimed.remove(0);
     deliver(&store, at(1), &finished).await;
     let left = listing(&store).await;
     assert_eq!(left.len(), 5);
     let early = killed(dir.path());
-    files
-        .syncs_wait
-        .store(false, std::sync::atomic::Ordering::SeqCst);
+    files.syncs_wait.store(false, Ordering::SeqCst);
     compacting.await.unwrap().unwrap();
     let again = open(early.path());
     assert_eq!(listing(&again).await.len(), 5);

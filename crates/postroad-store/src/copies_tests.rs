@@ -1,13 +1,12 @@
 //! Two records of one message, as compaction leaves them when something comes in between.
 
 use std::path::Path;
-use std::time::Duration;
 
 use nix::errno::Errno;
 use postroad_queue::Store as _;
 use postroad_queue::contract::{START, accept, at, claim, defer, deliver};
 
-use crate::compaction_tests::{killed, listing, logs, open, options};
+use crate::compaction_tests::{compacting, half_delivered, killed, listing, logs, open, options};
 use crate::crash::{Fault, calls};
 use crate::io::Io;
 use crate::{LocalStore, Options};
@@ -20,30 +19,8 @@ async fn a_record_is_void_and_not_its_segment() {
     let io = Io::default();
     let files = io.0.clone();
     let (store, _) = LocalStore::open_with(options(dir.path()), io).unwrap();
-    for _ in 0..12 {
-        accept(&store, START, &["u@d.example"], &[b'x'; 1500]).await;
-    }
-    let mut claimed = claim(&store, START).await;
-    for claimed in claimed.drain(..6) {
-        deliver(&store, at(1), &claimed).await;
-    }
-    files
-        .syncs_wait
-        .store(true, std::sync::atomic::Ordering::SeqCst);
-    let compacting = tokio::spawn({
-        let store = store.clone();
-        async move { store.compact_now().await }
-    });
-    let log = dir.path().join("seg-00000002.log");
-    let moved = || {
-        let log = std::fs::read(&log).unwrap();
-        log.windows(7)
-            .filter(|octets| octets == b"\"moved\"")
-            .count()
-    };
-    while moved() == 0 {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    let mut claimed = half_delivered(&store).await;
+    let compacting = compacting(&store, &files, dir.path()).await;
     let m = claimed.remove(0);
     defer(&store, at(1), &m, at(60)).await;
     files.inject(Fault {
@@ -55,6 +32,7 @@ async fn a_record_is_void_and_not_its_segment() {
         .syncs_wait
         .store(false, std::sync::atomic::Ordering::SeqCst);
     compacting.await.unwrap().unwrap();
+    assert_eq!(files.fired(), 1, "the first copy came to nothing");
     files.heal();
     store.tick_now().await.unwrap();
     store.tick_now().await.unwrap();
@@ -142,18 +120,14 @@ async fn a_record_that_was_refused_does_not_come_back() {
     let io = Io::default();
     let files = io.0.clone();
     let (store, _) = LocalStore::open_with(options(dir.path()), io).unwrap();
-    for _ in 0..12 {
-        accept(&store, START, &["u@d.example"], &[b'x'; 1500]).await;
-    }
-    let mut claimed = claim(&store, START).await;
-    for claimed in claimed.drain(..6) {
-        deliver(&store, at(1), &claimed).await;
-    }
+    let mut claimed = half_delivered(&store).await;
     files.inject(Fault {
         only: Some(|p| p.ends_with("seg-00000002.log")),
         torn: false,
         ..Fault::from(calls::SYNC | calls::TRUNCATE, 1, Errno::EIO)
     });
+    assert!(store.compact_now().await.is_err());
+    assert!(files.fired() > 1);
     files.heal();
     let m = claimed.remove(0);
     deliver(&store, at(2), &m).await;
