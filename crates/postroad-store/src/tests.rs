@@ -472,6 +472,40 @@ async fn state_that_is_not_written_costs_no_body() {
     assert_eq!(claims[0].lease.id, other);
 }
 
+/// With less room than must be free, new mail is refused and what is queued goes out.
+#[tokio::test]
+async fn a_queue_without_room_drains() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    for _ in 0..5 {
+        accept(&store, START, &["bob@b.example"], &[b'x'; 400_000]).await;
+    }
+    store.close().await.unwrap();
+    drop(store);
+    let options = Options {
+        min_free: u64::MAX,
+        ..options(dir.path())
+    };
+    let (store, _) = LocalStore::open(options).unwrap();
+    let refused = store.begin(START).err();
+    assert!(
+        matches!(refused, Some(StoreError::Full { .. })),
+        "{refused:?}"
+    );
+    assert_eq!(store.health().refused_full, 1);
+    for claimed in claim(&store, START).await {
+        assert_eq!(read(&*claimed.content).await.len(), 400_017);
+        deliver(&store, START, &claimed).await;
+    }
+    assert_eq!(store.totals().messages, 0);
+    store.tick_now().await.unwrap();
+    assert_eq!(
+        std::fs::read_dir(dir.path().join("big")).unwrap().count(),
+        0
+    );
+    assert!(store.begin(START).is_err(), "until there is room");
+}
+
 /// The reserve is given up for state, so that a disk without an octet left drains.
 #[tokio::test]
 async fn the_reserve_is_for_state() {
