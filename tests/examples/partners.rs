@@ -1,7 +1,7 @@
 //! A program of a site's own: mail for one partner goes over a private link, everything else as
 //! the configuration says.
 
-use postroad_routing::{Destination, Hop, Route, RouteError, RouteOptions, RouteRequest, Router};
+use postroad_routing::{Destination, Hop, Route, RouteError, RouteRequest, Router};
 use postroad_service::{Service, config, telemetry};
 
 struct Partners {
@@ -11,10 +11,7 @@ struct Partners {
 impl Router for Partners {
     async fn route(&self, request: &RouteRequest<'_>) -> Result<Option<Route>, RouteError> {
         let partner = request.recipient.domain().ascii() == "partner.example";
-        Ok(partner.then(|| Route {
-            destination: Destination::Hops(vec![self.gateway.clone()]),
-            options: RouteOptions::default(),
-        }))
+        Ok(partner.then(|| Route::new(Destination::Hops(vec![self.gateway.clone()]))))
     }
 }
 
@@ -25,11 +22,7 @@ async fn main() -> anyhow::Result<()> {
         .next()
         .unwrap_or_else(|| "/etc/postroad/postroad.toml".to_owned());
     let port = arguments.next().map_or(Ok(25), |port| port.parse())?;
-    let gateway = Hop {
-        host: "[127.0.0.1]".parse()?,
-        port,
-        implicit_tls: false,
-    };
+    let gateway = Hop::smtp("[127.0.0.1]".parse()?, port);
 
     let loaded = config::load(path.as_ref())?;
     telemetry::start(&loaded.config.log)?;

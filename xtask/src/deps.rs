@@ -18,6 +18,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("postroad-routing", &["mail"]),
     ("postroad-net", &["mail", "proto"]),
     ("postroad-store", &["mail", "queue"]),
+    ("postroad-lookup", &["mail", "routing"]),
+    ("postroad-policy", &["mail", "message"]),
     (
         "postroad-intake",
         &["mail", "proto", "message", "queue", "net"],
@@ -29,13 +31,14 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "postroad-mta",
         &[
-            "mail", "proto", "message", "queue", "net", "intake", "routing",
+            "mail", "proto", "message", "queue", "net", "intake", "routing", "policy",
         ],
     ),
     (
         "postroad-service",
         &[
-            "mail", "proto", "message", "queue", "net", "intake", "routing", "store", "msa", "mta",
+            "mail", "proto", "message", "queue", "net", "intake", "routing", "store", "lookup",
+            "policy", "msa", "mta",
         ],
     ),
 ];

@@ -38,6 +38,10 @@ pub struct Recipient {
     /// ORCPT, where the sender gave it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub original: Option<OriginalRecipient>,
+    /// The reverse-path for this recipient, where it is not the envelope's: that of the list whose
+    /// expansion it came from (RFC 5321 section 3.9.2).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<ReversePath>,
 }
 
 impl Recipient {
@@ -48,6 +52,7 @@ impl Recipient {
             address,
             notify: None,
             original: None,
+            from: None,
         }
     }
 
@@ -80,6 +85,9 @@ pub struct Envelope {
     /// AUTH= (RFC 4954)
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auth: Option<AuthParam>,
+    /// REQUIRETLS (RFC 8689): verified TLS on every hop, or the message goes back.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub require_tls: bool,
 }
 
 impl Envelope {
@@ -94,6 +102,7 @@ impl Envelope {
             ret: None,
             envid: None,
             auth: None,
+            require_tls: false,
         }
     }
 
@@ -107,6 +116,13 @@ impl Envelope {
     #[must_use]
     pub fn recipients(&self) -> &[Recipient] {
         &self.recipients
+    }
+
+    /// The reverse-path of a recipient: its own, or the envelope's.
+    #[must_use]
+    pub fn reverse_path(&self, recipient: usize) -> &ReversePath {
+        let own = self.recipients.get(recipient).and_then(|r| r.from.as_ref());
+        own.unwrap_or(&self.from)
     }
 
     /// Drops recipients whose address was named before; the first naming counts.
@@ -162,6 +178,7 @@ mod tests {
             address: "\"x y\"@[192.0.2.1]".parse().unwrap(),
             notify: Some(Notify::NEVER),
             original: Some("rfc822;z@y".parse().unwrap()),
+            from: None,
         });
         envelope.auth = Some(AuthParam::Identity("me".to_owned()));
         envelope.ret = Some(Ret::Headers);

@@ -21,25 +21,31 @@
 //! ```
 
 mod address;
+mod cache;
 mod domain;
 mod dsn_params;
 mod envelope;
+mod hop;
 mod origin;
 mod path;
 pub mod replies;
 mod reply;
+mod secret;
 mod status;
 mod time;
 mod unitext;
 mod xtext;
 
 pub use address::{Address, LocalPart};
+pub use cache::{CACHE_VALUE_MAX, Cache};
 pub use domain::Domain;
 pub use dsn_params::{Notify, NotifyError, OriginalRecipient, Ret};
 pub use envelope::{AuthParam, BodyKind, Envelope, Recipient};
+pub use hop::{Protocol, Tlsa};
 pub use origin::{Origin, TlsInfo, escape_peer_text};
 pub use path::{ForwardPath, PathError, ReversePath};
 pub use reply::Reply;
+pub use secret::Secret;
 pub use status::{Class, EnhancedCode, ReplyCode, Severity};
 pub use time::Timestamp;
 pub use xtext::{XtextError, xtext_decode, xtext_encode};

@@ -58,6 +58,7 @@
 pub mod contract;
 mod filter;
 mod health;
+pub mod history;
 mod id;
 pub mod jobs;
 mod mem;

@@ -349,6 +349,10 @@ impl Store for MemStore {
         self.table().jobs.park(lane, until);
     }
 
+    fn limit(&self, lane: &Lane, at_once: Option<usize>) {
+        self.table().jobs.limit(lane, at_once);
+    }
+
     fn operate<'a>(
         &'a self,
         now: Timestamp,

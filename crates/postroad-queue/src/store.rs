@@ -460,6 +460,10 @@ pub trait Store: Send + Sync + 'static {
     /// Claims nothing of a lane until then (a dead host, a rate limit). Forgotten at a restart.
     fn park(&self, lane: &Lane, until: Timestamp);
 
+    /// At most so many jobs of a lane under lease at the same time, from now on; `None`: as the
+    /// [`ClaimRequest`] says. Forgotten at a restart, and may be once the lane has no jobs.
+    fn limit(&self, lane: &Lane, at_once: Option<usize>);
+
     /// Does something to all messages that match; says to how many.
     ///
     /// # Errors

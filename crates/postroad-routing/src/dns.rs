@@ -214,8 +214,9 @@ impl DnsResolver {
             name: domain.clone(),
             preference: None,
             addresses,
+            ttl: None,
         };
-        self.unless_us(domain, HopPlan { hosts: vec![host] })
+        self.unless_us(domain, HopPlan::of(vec![host]))
     }
 
     fn unless_us(&self, domain: &Domain, plan: HopPlan) -> Result<HopPlan, PlanError> {
@@ -258,6 +259,7 @@ impl DnsResolver {
                     name,
                     preference: Some(preference),
                     addresses,
+                    ttl: None,
                 }),
                 Err(Nothing::Failure(detail)) => failure = Some(detail),
                 // A host that does not exist takes no mail.
@@ -265,7 +267,7 @@ impl DnsResolver {
             }
         }
         match (usable.is_empty(), failure) {
-            (false, _) => Ok(HopPlan { hosts: usable }),
+            (false, _) => Ok(HopPlan::of(usable)),
             (true, Some(detail)) => Err(refusal(domain, Nothing::Failure(detail))),
             (true, None) if looping => Err(looped(domain)),
             (true, None) => Err(PlanError::Permanent(replies::NO_MAIL_HOST.with_text(
@@ -302,13 +304,12 @@ impl DnsResolver {
                 ),
                 failure @ Nothing::Failure(_) => refusal(name, failure),
             })?;
-        Ok(HopPlan {
-            hosts: vec![Host {
-                name: name.clone(),
-                preference: None,
-                addresses,
-            }],
-        })
+        Ok(HopPlan::of(vec![Host {
+            name: name.clone(),
+            preference: None,
+            addresses,
+            ttl: None,
+        }]))
     }
 }
 
@@ -340,13 +341,12 @@ fn canonical(name: &str) -> String {
 /// A literal is its own host.
 fn literal(domain: &Domain) -> Option<Result<HopPlan, PlanError>> {
     match domain.ip() {
-        Some(ip) => Some(Ok(HopPlan {
-            hosts: vec![Host {
-                name: domain.clone(),
-                preference: None,
-                addresses: vec![ip],
-            }],
-        })),
+        Some(ip) => Some(Ok(HopPlan::of(vec![Host {
+            name: domain.clone(),
+            preference: None,
+            addresses: vec![ip],
+            ttl: None,
+        }]))),
         None if domain.is_literal() => {
             Some(Err(PlanError::Permanent(replies::NO_MAIL_HOST.with_text(
                 format!("The address literal {} cannot be reached", domain.ascii()),

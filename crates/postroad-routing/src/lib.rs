@@ -7,7 +7,7 @@
 //!
 //! ```
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! use postroad_routing::{Destination, RouteRequest, RouteRule, SharedRouter, StaticRouter, Via};
+//! use postroad_routing::{Destination, Hop, RouteRequest, RouteRule, SharedRouter, StaticRouter, Via};
 //!
 //! let rule = RouteRule {
 //!     recipient: Some("*@partner.example".parse()?),
@@ -18,7 +18,7 @@
 //! let (recipient, sender) = ("bob@partner.example".parse()?, "<me@example.org>".parse()?);
 //! let request = RouteRequest { recipient: &recipient, sender: &sender, user: None, network: None, size: 1000 };
 //! let route = router.route(&request).await?;
-//! assert!(matches!(route.destination, Destination::Hops(hops) if hops[0].port == 2525));
+//! assert!(route.destination == Destination::Hops(vec![Hop::smtp("[10.0.0.5]".parse()?, 2525)]));
 //! # Ok(()) }
 //! ```
 
@@ -26,13 +26,15 @@ mod dns;
 mod mx;
 mod plan;
 mod route;
+mod security;
 mod static_routes;
 
 pub use dns::{DnsError, DnsOptions, DnsResolver};
 pub use mx::{ADDRESSES_MAX, AddressFamily, HOSTS_MAX};
 pub use plan::{HopPlan, Host, MxLookup, PlanError};
 pub use route::{
-    BoxFuture, Destination, Hop, Route, RouteError, RouteOptions, RouteRequest, Router,
-    SharedRouter, TlsMode,
+    BoxFuture, ChosenBy, Destination, Hop, HopAddress, Rate, Route, RouteCredentials, RouteError,
+    RouteLimits, RouteOptions, RouteRequest, Router, SharedRouter, TlsMode,
 };
+pub use security::{HostSecurity, NoSecurity, PolicyKind, Requirement, SecurityLookup};
 pub use static_routes::{Pattern, PatternError, RouteRule, StaticRouter, Via, ViaError};

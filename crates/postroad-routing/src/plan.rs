@@ -1,4 +1,5 @@
 use std::net::IpAddr;
+use std::time::Duration;
 
 use postroad_mail::{Domain, Reply};
 
@@ -9,6 +10,23 @@ use crate::route::BoxFuture;
 pub struct HopPlan {
     /// At least one.
     pub hosts: Vec<Host>,
+    /// How long the MX records may be kept, where there are some.
+    pub ttl: Option<Duration>,
+    /// What is odd about the records, and does no harm to this plan: an MX that is an alias, more
+    /// hosts than are tried. For the operator.
+    pub warnings: Vec<String>,
+}
+
+impl HopPlan {
+    /// These hosts, and nothing to say about them.
+    #[must_use]
+    pub const fn of(hosts: Vec<Host>) -> Self {
+        Self {
+            hosts,
+            ttl: None,
+            warnings: Vec::new(),
+        }
+    }
 }
 
 /// One host with its addresses, in the order to try.
@@ -20,6 +38,8 @@ pub struct Host {
     pub preference: Option<u16>,
     /// At least one.
     pub addresses: Vec<IpAddr>,
+    /// How long the addresses may be kept; none for literals.
+    pub ttl: Option<Duration>,
 }
 
 /// Why there is no plan.

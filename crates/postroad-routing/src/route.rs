@@ -1,10 +1,12 @@
 use std::future::Future;
+use std::hash::{Hash, Hasher};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
-use postroad_mail::{Address, Domain, Reply, ReversePath};
+use postroad_mail::{Address, Domain, Protocol, Reply, ReversePath, Secret};
 
 /// A boxed future.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -31,6 +33,51 @@ pub struct Route {
     pub destination: Destination,
     /// How.
     pub options: RouteOptions,
+    /// What decided it, for people.
+    pub chosen_by: ChosenBy,
+}
+
+impl Route {
+    /// A route with the usual options.
+    #[must_use]
+    pub fn new(destination: Destination) -> Self {
+        Self {
+            destination,
+            options: RouteOptions::default(),
+            chosen_by: ChosenBy::default(),
+        }
+    }
+}
+
+/// What decided a route, as in `postroad.toml:41, [[route]] 2, routes.txt:7`: for `explain` and for
+/// the log. It makes no route differ from another.
+#[derive(Clone, Debug, Default)]
+pub struct ChosenBy(Option<Arc<str>>);
+
+impl ChosenBy {
+    /// Decided by this.
+    #[must_use]
+    pub fn new(what: &str) -> Self {
+        Self(Some(what.into()))
+    }
+
+    /// What decided, where it is known.
+    #[must_use]
+    pub fn as_str(&self) -> Option<&str> {
+        self.0.as_deref()
+    }
+}
+
+impl PartialEq for ChosenBy {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for ChosenBy {}
+
+impl Hash for ChosenBy {
+    fn hash<H: Hasher>(&self, _: &mut H) {}
 }
 
 /// Where mail goes. Recipients of one message with equal routes travel together.
@@ -39,7 +86,7 @@ pub struct Route {
 pub enum Destination {
     /// By the MX records of a domain: the recipient's, where none is named.
     Mx(Option<Domain>),
-    /// To these hosts, in order (a smarthost).
+    /// To these hosts: by preference, and among equals by weight.
     Hops(Vec<Hop>),
     /// Into a Maildir.
     Maildir(PathBuf),
@@ -54,12 +101,44 @@ pub enum Destination {
 /// A host named by a route.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Hop {
-    /// Its name, or address literal; looked up by A and AAAA, never by MX.
-    pub host: Domain,
-    /// The TCP port.
-    pub port: u16,
+    /// Where it listens.
+    pub at: HopAddress,
+    /// What it speaks.
+    pub protocol: Protocol,
     /// TLS from the first octet.
     pub implicit_tls: bool,
+    /// Lower ones are tried first, as with MX.
+    pub preference: u16,
+    /// Among hosts of equal preference, how often this one is first; 0: only where no other is.
+    pub weight: u16,
+}
+
+impl Hop {
+    /// An SMTP server.
+    #[must_use]
+    pub const fn smtp(host: Domain, port: u16) -> Self {
+        Self {
+            at: HopAddress::Tcp { host, port },
+            protocol: Protocol::Smtp,
+            implicit_tls: false,
+            preference: 0,
+            weight: 1,
+        }
+    }
+}
+
+/// Where a host listens.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum HopAddress {
+    /// On a TCP port.
+    Tcp {
+        /// Its name, or address literal; looked up by A and AAAA, never by MX.
+        host: Domain,
+        /// The port.
+        port: u16,
+    },
+    /// On a Unix socket of this machine.
+    Unix(PathBuf),
 }
 
 /// How mail goes.
@@ -67,19 +146,66 @@ pub struct Hop {
 pub struct RouteOptions {
     /// TLS for the way.
     pub tls: TlsMode,
-    /// The local address to call from.
-    pub source: Option<IpAddr>,
+    /// Local addresses to call from: the first of the family that is called. Where there are
+    /// some, but none of a family, hosts are not called over that family.
+    pub source: Vec<IpAddr>,
+    /// The EHLO name, where it is not the host's own.
+    pub helo: Option<Domain>,
+    /// The port of MX targets, where it is not the usual.
+    pub port: Option<u16>,
+    /// The login at the hosts (RFC 4954); sent under TLS only.
+    pub auth: Option<Arc<RouteCredentials>>,
+    /// Bounds of this route.
+    pub limits: Option<Arc<RouteLimits>>,
+}
+
+/// A login at a smarthost.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RouteCredentials {
+    /// Who.
+    pub user: String,
+    /// The password.
+    pub secret: Secret,
+}
+
+impl Hash for RouteCredentials {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.user.hash(state);
+    }
+}
+
+/// Bounds of a route, over all its destinations together but for `per_destination`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct RouteLimits {
+    /// Which routes share the counts of the rates.
+    pub name: String,
+    /// Attempts for one destination at the same time.
+    pub per_destination: Option<usize>,
+    /// Messages in a time.
+    pub messages: Option<Rate>,
+    /// New connections in a time.
+    pub connections: Option<Rate>,
+}
+
+/// So many in a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Rate {
+    /// How many, at least 1.
+    pub count: u32,
+    /// In which time.
+    pub per: Duration,
 }
 
 /// How much TLS a route asks for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum TlsMode {
-    /// STARTTLS where offered, any certificate; plaintext where not.
+    /// What DANE and MTA-STS ask for; else STARTTLS where offered, any certificate, plaintext where
+    /// not.
     #[default]
     Opportunistic,
-    /// TLS, any certificate.
+    /// TLS, any certificate, or what DANE and MTA-STS ask for.
     Require,
-    /// TLS, with a certificate that is valid for the host's name.
+    /// TLS, with a certificate that is valid for the host's name, or matches its TLSA records.
     Verify,
     /// Plaintext.
     None,
@@ -165,8 +291,8 @@ impl SharedRouter {
             }
         }
         Ok(Route {
-            destination: Destination::Mx(None),
-            options: RouteOptions::default(),
+            chosen_by: ChosenBy::new("no route matches: by MX"),
+            ..Route::new(Destination::Mx(None))
         })
     }
 }

@@ -1,7 +1,6 @@
 //! Routes from a configuration: the first rule that matches counts.
 
 use std::fmt::Write as _;
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -10,7 +9,7 @@ use ipnet::IpNet;
 use postroad_mail::{Address, Class, Domain, EnhancedCode, Reply, ReplyCode, ReversePath};
 
 use crate::route::{
-    Destination, Hop, Route, RouteError, RouteOptions, RouteRequest, Router, TlsMode,
+    ChosenBy, Destination, Hop, Route, RouteError, RouteOptions, RouteRequest, Router,
 };
 
 /// Octets of a recipient's part of a path, at most: file systems take 255, and the route may put
@@ -122,8 +121,8 @@ fn same(local: &str, address: &Address) -> bool {
 pub enum Via {
     /// `mx`
     Mx,
-    /// `smtp://host:port`, `smtps://host:port`
-    Hop(Hop),
+    /// `smtp://host:port`, `smtps://host:port`, …: one or more.
+    Hops(Vec<Hop>),
     /// `maildir:/path`; `{local}` and `{domain}` in it stand for the recipient's.
     Maildir(String),
     /// `discard`
@@ -209,11 +208,10 @@ fn hop(whole: &str, rest: &str, default_port: u16, implicit_tls: bool) -> Result
         "" => default_port,
         port => port.parse().ok().filter(|&p| p > 0).ok_or_else(wrong)?,
     };
-    Ok(Via::Hop(Hop {
-        host: host.parse().map_err(|_| wrong())?,
-        port,
+    Ok(Via::Hops(vec![Hop {
         implicit_tls,
-    }))
+        ..Hop::smtp(host.parse().map_err(|_| wrong())?, port)
+    }]))
 }
 
 fn maildir(whole: &str, path: &str) -> Result<Via, ViaError> {
@@ -263,24 +261,24 @@ pub struct RouteRule {
     pub network: Option<IpNet>,
     /// Where it goes.
     pub via: Via,
-    /// How much TLS.
-    pub tls: TlsMode,
-    /// The local address to call from.
-    pub source: Option<IpAddr>,
+    /// How.
+    pub options: RouteOptions,
+    /// Where the rule stands, as in `postroad.toml:41, [[route]] 2`.
+    pub chosen_by: ChosenBy,
 }
 
 impl RouteRule {
     /// A rule for all mail.
     #[must_use]
-    pub const fn new(via: Via) -> Self {
+    pub fn new(via: Via) -> Self {
         Self {
             recipient: None,
             sender: None,
             user: None,
             network: None,
             via,
-            tls: TlsMode::Opportunistic,
-            source: None,
+            options: RouteOptions::default(),
+            chosen_by: ChosenBy::default(),
         }
     }
 
@@ -307,7 +305,7 @@ impl RouteRule {
     fn destination(&self, recipient: &Address) -> Destination {
         match &self.via {
             Via::Mx => Destination::Mx(None),
-            Via::Hop(hop) => Destination::Hops(vec![hop.clone()]),
+            Via::Hops(hops) => Destination::Hops(hops.clone()),
             Via::Maildir(path) => {
                 let local = file_name(&recipient.local_part().as_str().to_lowercase());
                 let path = path
@@ -376,10 +374,8 @@ impl Router for StaticRouter {
         let rule = self.rules.iter().find(|rule| rule.matches(request));
         Ok(rule.map(|rule| Route {
             destination: rule.destination(request.recipient),
-            options: RouteOptions {
-                tls: rule.tls,
-                source: rule.source,
-            },
+            options: rule.options.clone(),
+            chosen_by: rule.chosen_by.clone(),
         }))
     }
 }
@@ -387,6 +383,7 @@ impl Router for StaticRouter {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::route::HopAddress;
 
     #[test]
     fn patterns() {
@@ -424,7 +421,12 @@ mod tests {
     #[test]
     fn ways() {
         let hop = |via: &str| match via.parse().unwrap() {
-            Via::Hop(hop) => format!("{}:{} {}", hop.host, hop.port, hop.implicit_tls),
+            Via::Hops(hops) => match &hops[0].at {
+                HopAddress::Tcp { host, port } => {
+                    format!("{host}:{port} {}", hops[0].implicit_tls)
+                }
+                HopAddress::Unix(_) => panic!("{via}"),
+            },
             other => panic!("{other:?}"),
         };
         assert_eq!(hop("smtp://mail.example.org"), "mail.example.org:25 false");

@@ -544,6 +544,10 @@ impl Store for LocalStore {
         self.inner().table().park(lane, until);
     }
 
+    fn limit(&self, lane: &Lane, at_once: Option<usize>) {
+        self.inner().table().limit(lane, at_once);
+    }
+
     fn operate<'a>(
         &'a self,
         now: Timestamp,

@@ -38,6 +38,14 @@ pub(crate) struct Way {
     pub(crate) is_last: bool,
 }
 
+impl Way {
+    /// The local address to call an address of that family from.
+    fn source(&self, address: SocketAddr) -> Option<std::net::IpAddr> {
+        let mut sources = self.options.source.iter();
+        sources.find(|s| s.is_ipv4() == address.is_ipv4()).copied()
+    }
+}
+
 /// A session with a host, in the hands of one job.
 struct Session<'a> {
     settings: &'a Settings,
@@ -141,7 +149,7 @@ impl Outbound {
             name: host.name.ascii().to_owned(),
             implicit_tls: way.implicit_tls,
             tls: way.options.tls,
-            source: way.options.source,
+            source: way.source(address),
         };
         let (connection, messages) = match self.pool.take(&key).await {
             Some(kept) => kept,
@@ -182,7 +190,7 @@ impl Outbound {
             name: key.name.clone(),
             implicit_tls: way.implicit_tls,
             verify: mode == TlsMode::Verify,
-            source: way.options.source,
+            source: key.source,
             connect_timeout: settings.config.connect_timeout,
             session: session(starttls),
         };

@@ -7,7 +7,7 @@ use postroad_mail::{Address, Recipient};
 use postroad_message::return_path_header;
 use postroad_net::clock;
 use postroad_queue::{Claimed, Outcome};
-use postroad_routing::{Destination, Hop, PlanError, Route};
+use postroad_routing::{Destination, Hop, HopAddress, PlanError, Route};
 use tracing::{error, warn};
 
 use super::attempt::{Results, Way};
@@ -106,11 +106,14 @@ impl Outbound {
             if waiting.is_empty() || budget.is_spent(clock::instant()) {
                 break;
             }
-            match settings.mx.host(&hop.host, hop.port).await {
+            let HopAddress::Tcp { host, port } = &hop.at else {
+                continue;
+            };
+            match settings.mx.host(host, *port).await {
                 Ok(plan) => {
                     let way = Way {
                         plan,
-                        port: hop.port,
+                        port: *port,
                         implicit_tls: hop.implicit_tls,
                         options: route.options.clone(),
                         is_last: nth + 1 == hops.len(),

@@ -10,10 +10,10 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use postroad_intake::{ByDomain, RcptAsked, RoutePreview};
-use postroad_mail::{Address, Envelope, Origin, Reply, Severity};
+use postroad_mail::{Address, Envelope, Origin, Protocol, Reply, Severity};
 use postroad_queue::{BoxFuture, Lane};
 use postroad_routing::{
-    Destination, Hop, Route, RouteOptions, RouteRequest, SharedRouter, TlsMode,
+    Destination, Hop, HopAddress, Route, RouteOptions, RouteRequest, SharedRouter, TlsMode,
 };
 use tracing::warn;
 
@@ -108,9 +108,19 @@ fn hops_lane(hops: &[Hop], options: &RouteOptions) -> Lane {
     let mut name = String::new();
     for hop in hops {
         let separator = if name.is_empty() { "" } else { "," };
-        let scheme = if hop.implicit_tls { "smtps" } else { "smtp" };
-        let (host, port) = (hop.host.ascii(), hop.port);
-        let _ = write!(name, "{separator}{scheme}://{host}:{port}");
+        let scheme = match (hop.protocol, hop.implicit_tls) {
+            (Protocol::Smtp, false) => "smtp",
+            (Protocol::Smtp, true) => "smtps",
+            (Protocol::Lmtp, _) => "lmtp",
+        };
+        let _ = match &hop.at {
+            HopAddress::Tcp { host, port } => {
+                write!(name, "{separator}{scheme}://{}:{port}", host.ascii())
+            }
+            HopAddress::Unix(path) => {
+                write!(name, "{separator}{scheme}+unix://{}", path.display())
+            }
+        };
     }
     let tls = match options.tls {
         TlsMode::Opportunistic => "",
@@ -119,11 +129,10 @@ fn hops_lane(hops: &[Hop], options: &RouteOptions) -> Lane {
         TlsMode::None => " tls=none",
     };
     name.push_str(tls);
-    if let Some(source) = options.source {
+    for source in &options.source {
         let _ = write!(name, " source={source}");
     }
-    // All of it is ASCII.
-    name.truncate(LANE_MAX);
+    name.truncate(name.floor_char_boundary(LANE_MAX));
     Lane::new(&name)
 }
 
@@ -135,14 +144,13 @@ mod tests {
     fn what_a_route_makes_of_a_lane() {
         let recipient = "bob@b.test".parse().unwrap();
         let hop = |host: &str, port, implicit_tls| Hop {
-            host: host.parse().unwrap(),
-            port,
             implicit_tls,
+            ..Hop::smtp(host.parse().unwrap(), port)
         };
         let named = |destination, options: RouteOptions| {
             let route = Route {
-                destination,
                 options,
+                ..Route::new(destination)
             };
             lane(&route, &recipient).as_str().to_owned()
         };
@@ -170,7 +178,8 @@ mod tests {
                 relay(),
                 RouteOptions {
                     tls: TlsMode::Verify,
-                    source: Some([192, 0, 2, 9].into()),
+                    source: vec![[192, 0, 2, 9].into()],
+                    ..RouteOptions::default()
                 },
                 "smtp://relay.test:25 tls=verify source=192.0.2.9",
             ),

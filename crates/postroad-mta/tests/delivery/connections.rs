@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use postroad_queue::Store as _;
-use postroad_routing::{RouteRule, SharedRouter, StaticRouter, TlsMode};
+use postroad_routing::{RouteOptions, RouteRule, SharedRouter, StaticRouter, TlsMode};
 
 use crate::hop::{ALL, Act, Hop, Tls};
 use crate::kit::World;
@@ -11,7 +11,10 @@ use crate::kit::World;
 fn with_tls(rules: &[(&str, TlsMode)]) -> SharedRouter {
     let rule = |(domain, tls): &(&str, TlsMode)| RouteRule {
         recipient: Some(domain.parse().unwrap()),
-        tls: *tls,
+        options: RouteOptions {
+            tls: *tls,
+            ..RouteOptions::default()
+        },
         ..RouteRule::new("mx".parse().unwrap())
     };
     SharedRouter::new(StaticRouter::new(rules.iter().map(rule).collect()))

@@ -69,10 +69,9 @@ fn plan(hosts: &[(&str, &[IpAddr])]) -> HopPlan {
         name: name.parse().unwrap(),
         preference: None,
         addresses: addresses.to_vec(),
+        ttl: None,
     };
-    HopPlan {
-        hosts: hosts.iter().map(host).collect(),
-    }
+    HopPlan::of(hosts.iter().map(host).collect())
 }
 
 /// A relay called `mx.test`, and the mail it has.

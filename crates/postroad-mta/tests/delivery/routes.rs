@@ -7,8 +7,8 @@ use postroad_intake::{RcptAsked, RoutePreview as _};
 use postroad_mail::replies;
 use postroad_queue::RecipientState;
 use postroad_routing::{
-    Destination, Hop, PlanError, Route, RouteError, RouteOptions, RouteRequest, RouteRule, Router,
-    SharedRouter, StaticRouter,
+    Destination, Hop, PlanError, Route, RouteError, RouteRequest, RouteRule, Router, SharedRouter,
+    StaticRouter,
 };
 
 use crate::kit::World;
@@ -17,10 +17,7 @@ struct Fixed(Destination);
 
 impl Router for Fixed {
     async fn route(&self, _: &RouteRequest<'_>) -> Result<Option<Route>, RouteError> {
-        Ok(Some(Route {
-            destination: self.0.clone(),
-            options: RouteOptions::default(),
-        }))
+        Ok(Some(Route::new(self.0.clone())))
     }
 }
 
@@ -36,11 +33,7 @@ impl Router for Down {
 }
 
 pub fn hops(addresses: &[SocketAddr]) -> SharedRouter {
-    let hop = |address: &SocketAddr| Hop {
-        host: address.ip().into(),
-        port: address.port(),
-        implicit_tls: false,
-    };
+    let hop = |address: &SocketAddr| Hop::smtp(address.ip().into(), address.port());
     SharedRouter::new(Fixed(Destination::Hops(
         addresses.iter().map(hop).collect(),
     )))
@@ -198,11 +191,7 @@ async fn one_hop_that_cannot_be_does_not_fail_what_another_defers() {
         _ => crate::hop::Act::Usual,
     })
     .await;
-    let hop = |host: &str, port| Hop {
-        host: host.parse().unwrap(),
-        port,
-        implicit_tls: false,
-    };
+    let hop = |host: &str, port| Hop::smtp(host.parse().unwrap(), port);
     let route = vec![
         hop(&format!("[{}]", busy.address.ip()), busy.address.port()),
         hop("loop.test", 25),

@@ -12,6 +12,7 @@ pub(crate) mod steps;
 use std::borrow::Cow;
 use std::fmt;
 
+pub use postroad_mail::Secret;
 use postroad_mail::{Reply, replies};
 use zeroize::Zeroizing;
 
@@ -222,29 +223,5 @@ pub(crate) trait ClientSide: fmt::Debug + Send + Sync {
     /// says no until it has.
     fn may_be_accepted(&self) -> bool {
         true
-    }
-}
-
-/// A password: wiped when dropped, never printed.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(Zeroizing<String>);
-
-impl Secret {
-    /// Takes the password in.
-    #[must_use]
-    pub fn new(secret: String) -> Self {
-        Self(Zeroizing::new(secret))
-    }
-
-    /// The password itself.
-    #[must_use]
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Secret(…)")
     }
 }

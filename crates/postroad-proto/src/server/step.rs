@@ -108,6 +108,7 @@ impl Session {
             address,
             notify: rcpt.notify,
             original: rcpt.original.clone(),
+            from: None,
         };
         self.ask(Asked::Rcpt(Box::new(recipient)), Question::Rcpt(rcpt));
         Ok(())

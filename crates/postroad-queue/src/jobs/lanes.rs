@@ -45,8 +45,16 @@ struct Slot {
     waiting: u64,
     in_flight: u64,
     parked: Option<Timestamp>,
+    limit: Option<u64>,
     troubled: bool,
     place: Place,
+}
+
+impl Slot {
+    /// Jobs under lease at once, at most.
+    fn cap(&self, cap: u64) -> u64 {
+        self.limit.unwrap_or(cap).min(cap.max(1))
+    }
 }
 
 /// In which of the orders a lane stands.
@@ -70,6 +78,7 @@ impl Lanes {
             waiting: 0,
             in_flight: 0,
             parked: None,
+            limit: None,
             troubled: false,
             place: Place::None,
         };
@@ -168,6 +177,14 @@ impl Lanes {
     pub(super) fn park(&mut self, number: LaneNumber, until: Option<Timestamp>) {
         if let Some(slot) = self.slot_mut(number) {
             slot.parked = until;
+        }
+        self.settle(number, None);
+    }
+
+    /// At most so many of a lane in flight.
+    pub(super) fn limit(&mut self, number: LaneNumber, at_once: Option<usize>) {
+        if let Some(slot) = self.slot_mut(number) {
+            slot.limit = at_once.map(|n| u64::try_from(n).unwrap_or(u64::MAX));
         }
         self.settle(number, None);
     }
@@ -281,7 +298,7 @@ impl Lanes {
         }
         if slot.parked.is_none() {
             for _ in 0..QUANTUM {
-                if taken.len() >= max || slot.in_flight >= cap {
+                if taken.len() >= max || slot.in_flight >= slot.cap(cap) {
                     break;
                 }
                 let Some(&(due, id)) = slot.due.first() else {
@@ -311,7 +328,7 @@ impl Lanes {
         }
         let place = if slot.waiting + slot.in_flight == 0 {
             slot.parked.map(Place::Idle)
-        } else if slot.in_flight >= cap && cap > 0 {
+        } else if cap > 0 && slot.in_flight >= slot.cap(cap) {
             Some(Place::None)
         } else {
             let next = slot.due.first().map(|&(due, _)| due);

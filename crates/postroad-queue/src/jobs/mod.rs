@@ -359,6 +359,13 @@ impl<P> Jobs<P> {
         self.lanes.park(number, Some(until));
     }
 
+    /// At most so many jobs of a lane under lease at once; of one that has jobs.
+    pub fn limit(&mut self, lane: &Lane, at_once: Option<usize>) {
+        if let Some(number) = self.lanes.number(lane) {
+            self.lanes.limit(number, at_once);
+        }
+    }
+
     /// When [`Jobs::claim`] might find more than now.
     #[must_use]
     pub fn next_due(&self, now: Timestamp) -> Option<Timestamp> {

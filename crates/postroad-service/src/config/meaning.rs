@@ -7,7 +7,7 @@ use postroad_mta::DomainPatterns;
 use postroad_net::{Network, Networks};
 use postroad_proto::sasl::Mechanism;
 use postroad_queue::{InvalidSchedule, RetrySchedule};
-use postroad_routing::{RouteRule, TlsMode, Via};
+use postroad_routing::{ChosenBy, RouteOptions, RouteRule, TlsMode, Via};
 
 use super::load::Loaded;
 use super::problem::Problem;
@@ -172,8 +172,12 @@ impl Problems<'_> {
                 user: route.user.clone(),
                 network: network.map(|network| network.net()),
                 via,
-                tls,
-                source: route.source,
+                options: RouteOptions {
+                    tls,
+                    source: route.source.into_iter().collect(),
+                    ..RouteOptions::default()
+                },
+                chosen_by: ChosenBy::default(),
             });
         }
         rules

@@ -66,7 +66,7 @@ impl Wide {
         for rule in rules.iter().filter(|rule| is_for_strangers(rule, trusted)) {
             match rule.via {
                 Via::Mx => return Some("a route by MX"),
-                Via::Hop(_) => return Some("a route to another host"),
+                Via::Hops(_) => return Some("a route to another host"),
                 _ if self.is_caught_by(rule) => return None,
                 _ => {}
             }

@@ -8,9 +8,9 @@ use futures_util::StreamExt as _;
 use futures_util::stream;
 use postroad_mail::{Domain, replies};
 use postroad_routing::{
-    DnsResolver, Hop, HopPlan, MxLookup as _, Pattern, PlanError, RouteRule, Via,
+    DnsResolver, Hop, HopAddress, HopPlan, MxLookup as _, Pattern, PlanError, RouteRule, Via,
 };
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 
 use super::check::Findings;
 use super::{Config, Loaded, Roles, Service};
@@ -107,11 +107,11 @@ fn hops(rules: &[RouteRule]) -> Vec<(usize, Hop)> {
     rules
         .iter()
         .enumerate()
-        .filter_map(|(nth, rule)| match &rule.via {
-            Via::Hop(hop) => Some((nth, hop.clone())),
-            _ => None,
+        .flat_map(|(nth, rule)| match &rule.via {
+            Via::Hops(hops) => hops.iter().map(|hop| (nth, hop.clone())).collect(),
+            _ => Vec::new(),
         })
-        .filter(|(_, hop)| seen.insert((hop.host.clone(), hop.port)))
+        .filter(|(_, hop)| seen.insert(hop.at.clone()))
         .collect()
 }
 
@@ -144,16 +144,29 @@ enum Unreached {
 
 /// One of its addresses must take a connection.
 async fn call(resolver: &DnsResolver, hop: &Hop) -> Result<(), Unreached> {
-    let plan = resolver.host(&hop.host, hop.port).await;
-    let HopPlan { hosts } = plan.map_err(|error| match error {
+    let (host, port) = match &hop.at {
+        HopAddress::Tcp { host, port } => (host, *port),
+        HopAddress::Unix(path) => {
+            let shown = path.display();
+            return match tokio::time::timeout(CONNECT, UnixStream::connect(path)).await {
+                Ok(Ok(_)) => Ok(()),
+                Ok(Err(error)) => Err(Unreached::Now(format!("connecting to {shown}: {error}"))),
+                Err(_) => Err(Unreached::Now(format!(
+                    "connecting to {shown}: no answer within {CONNECT:?}"
+                ))),
+            };
+        }
+    };
+    let plan = resolver.host(host, port).await;
+    let HopPlan { hosts, .. } = plan.map_err(|error| match error {
         PlanError::Permanent(reply) if is_loop(&reply) => Unreached::Loop(reply.text.to_string()),
         PlanError::Temporary(reply) | PlanError::Permanent(reply) => {
             Unreached::Now(reply.text.to_string())
         }
     })?;
-    let mut last = format!("{} has no address", hop.host.ascii());
+    let mut last = format!("{} has no address", host.ascii());
     for address in hosts.iter().flat_map(|host| &host.addresses) {
-        let address = SocketAddr::new(*address, hop.port);
+        let address = SocketAddr::new(*address, port);
         last = match tokio::time::timeout(CONNECT, TcpStream::connect(address)).await {
             Ok(Ok(_)) => return Ok(()),
             Ok(Err(error)) => format!("connecting to {address}: {error}"),

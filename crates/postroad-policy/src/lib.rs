@@ -1,0 +1,1 @@
+//! Mail policy standards, on top of the mail-auth crate.
