@@ -40,6 +40,17 @@ pub fn program(name: &str) -> PathBuf {
     directory.join(name)
 }
 
+/// The directory of what is built, and of what is fetched for tests.
+///
+/// # Panics
+/// Where the test stands in none.
+#[must_use]
+pub fn target_directory() -> PathBuf {
+    let test = std::env::current_exe().expect("a test program has a path");
+    let (target, _) = place_of(&test).expect("it stands in the target directory");
+    target
+}
+
 /// The target directory and the profile that a program of this package at `target/debug/deps/name`
 /// (a test) or `target/debug/name` is of.
 fn place_of(test: &Path) -> Option<(PathBuf, String)> {

@@ -37,6 +37,8 @@ pub struct Settings<'a> {
     pub routes: Vec<(&'a str, String)>,
     /// `dns.nameservers`
     pub nameserver: Option<SocketAddr>,
+    /// Lines of `[dns]`, besides.
+    pub dns: &'a str,
     /// `delivery.port`
     pub port: u16,
     /// Lines of `[queue]`, besides.
@@ -189,6 +191,7 @@ impl Site {
             port,
             queue,
             delivery,
+            dns,
             limits,
             admin,
             log,
@@ -224,6 +227,7 @@ port = {port}
 
 [dns]
 nameservers = [{nameservers}]
+{dns}
 
 [limits]
 {min_free}
@@ -280,16 +284,24 @@ socket = "{name}.sock"
         Service::spawn(binary, arguments, &[])
     }
 
+    /// Runs `postroad …` with the configuration `name`.
+    ///
+    /// # Errors
+    /// Where it cannot be run.
+    pub async fn postroad(&self, name: &str, arguments: &[&str]) -> anyhow::Result<Finished> {
+        let path = self.configuration(name);
+        let mut all = arguments.to_vec();
+        all.extend(["--config", &path]);
+        run(program("postroad"), &all, b"").await
+    }
+
     /// Runs `postroad queue …` with the configuration `name`.
     ///
     /// # Errors
     /// Where it cannot be run.
     pub async fn queue(&self, name: &str, arguments: &[&str]) -> anyhow::Result<Finished> {
-        let path = self.configuration(name);
-        let mut all = vec!["queue"];
-        all.extend(arguments);
-        all.extend(["--config", &path]);
-        run(program("postroad"), &all, b"").await
+        let all = [&["queue"], arguments].concat();
+        self.postroad(name, &all).await
     }
 
     /// How many messages the queue of `name` holds.

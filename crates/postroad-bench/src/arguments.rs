@@ -13,10 +13,11 @@ use crate::servers::Kind;
 #[derive(Clone, Debug, Parser)]
 #[command(name = "cargo xtask bench", version)]
 pub(crate) struct Arguments {
-    /// Scenarios; by default all but s6, which fills a queue with a million messages
+    /// Scenarios; by default all but s6, which fills a queue with a million messages, and s8, for
+    /// which peers take long
     #[arg(long, value_delimiter = ',', value_name = "NAME")]
     pub(crate) scenario: Vec<Scenario>,
-    /// All scenarios, s6 too
+    /// All scenarios, s6 and s8 too
     #[arg(long, conflicts_with = "scenario")]
     pub(crate) all: bool,
     /// Servers; by default all that are there
@@ -46,6 +47,12 @@ pub(crate) struct Arguments {
     /// Messages that the peers' queues hold in s6
     #[arg(long, default_value_t = 20_000, value_name = "N")]
     pub(crate) queued_peers: u64,
+    /// Messages in s8
+    #[arg(long, default_value_t = 100_000, value_name = "N")]
+    pub(crate) destined: u64,
+    /// Destinations in s8, half of them dead
+    #[arg(long, default_value_t = 1000, value_name = "N")]
+    pub(crate) destinations: u64,
     /// A smoke test of a minute: few messages, one round, Postroad and the loop only
     #[arg(long)]
     pub(crate) quick: bool,
@@ -71,6 +78,8 @@ pub(crate) struct Arguments {
 
 /// Messages of the smoke test.
 const QUICK: u64 = 2000;
+/// Their destinations in S8.
+const QUICK_DESTINATIONS: u64 = 40;
 
 impl Arguments {
     /// With what `--quick` stands for.
@@ -80,20 +89,27 @@ impl Arguments {
             self.messages = self.messages.min(QUICK);
             self.idle = self.idle.min(200);
             self.queued = self.queued.min(QUICK);
+            self.destined = self.destined.min(QUICK);
+            self.destinations = self.destinations.min(QUICK_DESTINATIONS);
             if self.servers.is_empty() {
                 self.servers = vec![Kind::Loop, Kind::Postroad];
             }
         }
         self.sessions = self.sessions.clamp(1, 1000);
         self.rounds = self.rounds.clamp(1, 100);
+        self.destinations = self.destinations.clamp(4, 10_000);
+        self.destined = self.destined.max(self.destinations);
         self
     }
 
     /// The scenarios in order, each once.
     pub(crate) fn scenarios(&self) -> Vec<Scenario> {
         let wanted = |scenario: &Scenario| match &self.scenario[..] {
-            // The smoke test's queue is so small that S6 is no matter of minutes.
-            [] => *scenario != Scenario::S6 || self.all || self.quick,
+            // The smoke test's queue is so small that they are no matter of minutes.
+            [] => {
+                let is_long = matches!(scenario, Scenario::S6 | Scenario::S8);
+                !is_long || self.all || self.quick
+            }
             some => some.contains(scenario),
         };
         Scenario::ALL.into_iter().filter(wanted).collect()
@@ -136,10 +152,10 @@ mod tests {
         };
         for (line, scenarios, servers) in [
             ("", "s1s2s3s4s5s7", "loop postroad postfix exim"),
-            ("--all", "s1s2s3s4s5s6s7", "loop postroad postfix exim"),
+            ("--all", "s1s2s3s4s5s6s7s8", "loop postroad postfix exim"),
             ("--scenario s3,s1,s3", "s1s3", "loop postroad postfix exim"),
-            ("--quick", "s1s2s3s4s5s6s7", "loop postroad"),
-            ("--quick --servers exim", "s1s2s3s4s5s6s7", "exim"),
+            ("--quick", "s1s2s3s4s5s6s7s8", "loop postroad"),
+            ("--quick --servers exim", "s1s2s3s4s5s6s7s8", "exim"),
             ("--peers postfix,loop", "s1s2s3s4s5s7", "loop postfix"),
         ] {
             assert_eq!(
@@ -158,7 +174,7 @@ mod tests {
         assert_eq!((quick.messages, quick.rounds), (QUICK, 1));
         assert_eq!(parse("--rounds 0").rounds, 1);
         assert_eq!(parse("--sessions 0").sessions, 1);
-        assert!(Arguments::try_parse_from(["bench", "--scenario", "s8"]).is_err());
+        assert!(Arguments::try_parse_from(["bench", "--scenario", "s9"]).is_err());
         assert!(Arguments::try_parse_from(["bench", "--all", "--scenario", "s1"]).is_err());
     }
 }

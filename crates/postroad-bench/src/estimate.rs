@@ -34,6 +34,9 @@ pub(crate) fn seconds(arguments: &Arguments, scenarios: &[Scenario], kinds: &[Ki
                     // In and out, and three starts.
                     2 * queued / rate(*kind) + 3 * AROUND
                 }
+                // Peers, and half a minute for the dead.
+                Scenario::S8 if matches!(kind, Kind::Loop | Kind::Exim) => 0,
+                Scenario::S8 => 30 + 2 * arguments.destined / rate(*kind) + AROUND,
                 Scenario::S4 => rounds * (AROUND + arguments.messages / 4000),
                 _ => {
                     let turns = scenario.variants().into_iter().map(|variant| {

@@ -74,6 +74,7 @@ pub(crate) fn load(
             Connections::Kept(messages) => messages,
         },
         size: variant.size,
+        destinations: 0,
         patience: PATIENCE + Duration::from_secs(messages / SLOWEST),
     };
     let sent = load.run().context("before the measurement")?;

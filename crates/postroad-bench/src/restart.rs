@@ -183,6 +183,7 @@ fn send(
         messages,
         per_connection: 100,
         size: SIZE,
+        destinations: 0,
         patience: PATIENCE,
     };
     let sent = load.run().with_context(|| log(place))?;

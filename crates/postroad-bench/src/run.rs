@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::arguments::Arguments;
 use crate::crosscheck;
+use crate::fanout;
 use crate::group::Method;
 use crate::idle;
 use crate::measure::{self, Amount};
@@ -41,6 +42,7 @@ impl Run {
         match scenario {
             Scenario::S5 => self.idle(),
             Scenario::S6 => self.restart(),
+            Scenario::S8 => self.fanout(),
             _ => {
                 for variant in scenario.variants() {
                     self.load(&variant);
@@ -94,6 +96,26 @@ impl Run {
             self.turn(&scenario, &variant, kind, 0, |place, row| {
                 restart::room(place, queued)?;
                 restart::measure(place, queued, sessions, row)
+            });
+        }
+    }
+
+    /// A round is long, and there is one. Exim, which makes a process for each delivery, would take
+    /// hours.
+    fn fanout(&mut self) {
+        let scenario = Scenario::S8.to_string();
+        let amount = fanout::Amount {
+            messages: self.arguments.destined,
+            destinations: self.arguments.destinations,
+            sessions: self.arguments.sessions,
+        };
+        let variant = format!("{} to {}", amount.messages, amount.destinations);
+        for kind in self.servers() {
+            if kind == Kind::Exim {
+                continue;
+            }
+            self.turn(&scenario, &variant, kind, 0, |place, row| {
+                fanout::measure(place, amount, row)
             });
         }
     }

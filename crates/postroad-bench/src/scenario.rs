@@ -23,6 +23,8 @@ pub(crate) enum Scenario {
     S6,
     /// Submission over STARTTLS with AUTH
     S7,
+    /// Many destinations, half of them dead
+    S8,
 }
 
 /// Which connections a load makes.
@@ -55,7 +57,7 @@ const LARGE_SHARE: u64 = 200;
 
 impl Scenario {
     /// All of them.
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::S1,
         Self::S2,
         Self::S3,
@@ -63,6 +65,7 @@ impl Scenario {
         Self::S5,
         Self::S6,
         Self::S7,
+        Self::S8,
     ];
 
     /// What stands above its table.
@@ -75,6 +78,7 @@ impl Scenario {
             Self::S5 => "S5: idle connections",
             Self::S6 => "S6: restart with a full queue, and its drain",
             Self::S7 => "S7: submission over STARTTLS with AUTH PLAIN, end to end",
+            Self::S8 => "S8: many destinations, half of them dead",
         }
     }
 
@@ -100,7 +104,7 @@ impl Scenario {
                 ..kept(100)
             }],
             Self::S7 => vec![small, kept(10)],
-            Self::S5 | Self::S6 => Vec::new(),
+            Self::S5 | Self::S6 | Self::S8 => Vec::new(),
         }
     }
 }
@@ -153,6 +157,7 @@ impl fmt::Display for Scenario {
             Self::S5 => "s5",
             Self::S6 => "s6",
             Self::S7 => "s7",
+            Self::S8 => "s8",
         })
     }
 }

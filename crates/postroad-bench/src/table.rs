@@ -18,7 +18,7 @@ pub(crate) fn of(results: &Results, scenario: Scenario) -> String {
         return String::new();
     }
     let is_load = rows.iter().any(|row| row.figures.contains_key(name::RATE))
-        && !matches!(scenario, Scenario::S5 | Scenario::S6);
+        && !matches!(scenario, Scenario::S5 | Scenario::S6 | Scenario::S8);
     let lines = if is_load {
         load(results, &rows)
     } else {

@@ -26,21 +26,26 @@
 //! # let _ = id; Ok(()) }
 //! ```
 
+mod accepted;
+mod notice;
+mod prelude;
 mod preview;
 
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use postroad_mail::{
-    Address, BodyKind, Domain, Envelope, Origin, OriginalRecipient, Recipient, Reply, Timestamp,
-    escape_peer_text, replies,
+    Address, BodyKind, Domain, Envelope, Origin, Recipient, Reply, Timestamp, escape_peer_text,
+    replies,
 };
-use postroad_message::{HeadScanner, Received, Scanned, fix_ups};
+use postroad_message::{Fields, HeadScanner, Received, Scanned, fix_ups};
 use postroad_proto::server::Info;
+use postroad_queue::history::{History, NoHistory};
 use postroad_queue::{Draft, Incoming, QueueId, Store, StoreError};
 use tracing::error;
 
-pub use preview::{ByDomain, RcptAsked, RoutePreview};
+pub use prelude::{EXPANDED_MAX, Prelude, expand_own};
+pub use preview::{AliasPreview, ByDomain, Expansion, Member, NoAliases, RcptAsked, RoutePreview};
 
 /// Recipients that a log line names, at most.
 const SHOWN_MAX: usize = 10;
@@ -60,6 +65,10 @@ pub struct Config {
     pub hops_max: usize,
     /// Add Date and Message-ID where they are missing (RFC 6409 section 8).
     pub fix_up: bool,
+    /// Whom addresses stand for.
+    pub aliases: Arc<dyn AliasPreview>,
+    /// Told of each message that has come.
+    pub history: Arc<dyn History>,
 }
 
 impl Config {
@@ -73,6 +82,8 @@ impl Config {
             header_size: 256 << 10,
             hops_max: 100,
             fix_up: service == "submission",
+            aliases: Arc::new(NoAliases),
+            history: Arc::new(NoHistory),
         }
     }
 }
@@ -80,7 +91,10 @@ impl Config {
 /// One message on its way in. Dropping it leaves nothing.
 pub struct Intake {
     config: Arc<Config>,
+    store: Arc<dyn Store>,
+    /// As the client gave it, each recipient once.
     envelope: Envelope,
+    prelude: Prelude,
     origin: Origin,
     extended: bool,
     scanner: HeadScanner,
@@ -144,7 +158,9 @@ impl Intake {
         Ok(Self {
             scanner: HeadScanner::new(config.header_size),
             config,
+            store: Arc::clone(store),
             envelope,
+            prelude: Prelude::new(now),
             origin,
             extended: info.hello.as_ref().is_some_and(|hello| hello.extended),
             head: BytesMut::new(),
@@ -154,6 +170,13 @@ impl Intake {
             body_size: 0,
             incoming: Ok(incoming),
         })
+    }
+
+    /// With what was found out about the transaction before its content came.
+    #[must_use]
+    pub fn after(mut self, prelude: Prelude) -> Self {
+        self.prelude = prelude;
+        self
     }
 
     /// Takes a piece of content. Errors are remembered for [`Intake::commit`]; what follows them is dropped.
@@ -217,7 +240,9 @@ impl Intake {
         }
         let Self {
             config,
+            store,
             mut envelope,
+            prelude,
             origin,
             extended,
             scanner,
@@ -238,52 +263,108 @@ impl Intake {
             envelope.body = BodyKind::SevenBit;
         }
         let id = incoming.id().to_string();
-        let hostname = config.hostname.ascii();
-        let received = Received {
+        let head = with_trace(
+            &config,
+            &Received {
+                origin: &origin,
+                extended,
+                smtputf8: envelope.smtputf8,
+                by: config.hostname.ascii(),
+                id: &id,
+                only_recipient: only_recipient.as_ref(),
+                at: now,
+            },
+            fields,
+            &head,
+        );
+        let size = body_size + u64::try_from(head.len()).unwrap_or(u64::MAX);
+        let whole = Whole {
+            config: &config,
+            store: &store,
+            routes,
+            now,
             origin: &origin,
-            extended,
-            smtputf8: envelope.smtputf8,
-            by: hostname,
-            id: &id,
-            only_recipient: only_recipient.as_ref(),
-            at: now,
+            head,
+            size,
         };
-        let added = if config.fix_up {
-            fix_ups(fields, now, &id, hostname)
-        } else {
-            String::new()
-        };
-        let mut before = received.to_field();
-        before.push_str(&added);
-        if fields.mailbox_line {
-            // As Postfix does: no field, but what stands behind it is the header.
-            before.push_str("X-Mailbox-Line: ");
-        }
-        let whole = complete_head(&before, &head);
-        let size = body_size + u64::try_from(whole.len()).unwrap_or(u64::MAX);
-        let lanes = routes.lanes(&envelope, &origin, size).await;
+        let id = whole.keep(incoming, envelope, &prelude).await?;
+        Ok((id, origin))
+    }
+}
+
+/// A message that has come to its end, and is to be kept.
+struct Whole<'a> {
+    config: &'a Config,
+    store: &'a Arc<dyn Store>,
+    routes: &'a dyn RoutePreview,
+    now: Timestamp,
+    origin: &'a Origin,
+    head: Bytes,
+    size: u64,
+}
+
+impl Whole<'_> {
+    /// Puts it into the queue for those for whom its recipients stand, and tells of it.
+    async fn keep(
+        &self,
+        incoming: Box<dyn Incoming>,
+        mut envelope: Envelope,
+        prelude: &Prelude,
+    ) -> Result<QueueId, Reply> {
+        let given = prelude.has_aliases().then(|| envelope.clone());
+        let expanded = prelude.expand(&mut envelope);
+        let lanes = self.routes.lanes(&envelope, self.origin, self.size).await;
+        let event = accepted::event(accepted::Come {
+            id: incoming.id(),
+            began: prelude.began,
+            at: self.now,
+            envelope: &envelope,
+            origin: self.origin,
+            size: self.size,
+            head: &self.head,
+            expansions: expanded.named,
+        });
         let draft = Draft {
             envelope,
-            origin: origin.clone(),
-            head: whole,
+            origin: self.origin.clone(),
+            head: self.head.clone(),
             lanes,
             resumes: None,
         };
-        match incoming.commit(now, draft).await {
-            Ok(id) => Ok((id, origin)),
-            Err(error) => Err(refusal(&error)),
+        let id = incoming.commit(self.now, draft).await;
+        let id = id.map_err(|error| refusal(&error))?;
+        self.config.history.record(event);
+        if let Some(given) = given {
+            let come = notice::Come {
+                id,
+                envelope: &given,
+                head: &self.head,
+                at: self.now,
+            };
+            notice::tell(self.config, self.store, self.routes, &come, &expanded.told).await;
         }
+        Ok(id)
     }
+}
+
+/// The header block as it is kept, what is added before what came.
+fn with_trace(config: &Config, received: &Received<'_>, fields: Fields, head: &[u8]) -> Bytes {
+    let mut before = received.to_field();
+    if config.fix_up {
+        before.push_str(&fix_ups(fields, received.at, received.id, received.by));
+    }
+    if fields.mailbox_line {
+        // As Postfix does: no field, but what stands behind it is the header.
+        before.push_str("X-Mailbox-Line: ");
+    }
+    complete_head(&before, head)
 }
 
 /// Puts the postmaster's own address in the place of the host's. ORCPT keeps the one that the
 /// sender knows, and is added where there was none (RFC 3461 section 5.2.1 (d)): notices show it.
 fn to_postmaster(recipient: &mut Recipient, postmaster: &Address) {
     if recipient.original.is_none() {
-        recipient.original = Some(OriginalRecipient {
-            address_type: "rfc822".to_owned(),
-            address: recipient.address.to_ascii_domain(),
-        });
+        recipient.original = Some(prelude::as_original(&recipient.address));
     }
     recipient.address = postmaster.clone();
 }

@@ -1,11 +1,30 @@
+//! What all tables are to those who ask.
+
 use std::fmt;
 use std::sync::Arc;
 
 use postroad_routing::BoxFuture;
 
+/// Values of one key, at most: a table that says more says nothing.
+pub const VALUES_MAX: usize = 1000;
+
+/// Octets of all values of one key, at most.
+pub const VALUES_OCTETS_MAX: usize = 128 << 10;
+
+/// What is wrong where there are too many values, or they are too long.
+pub(crate) fn bounded(values: &[String]) -> Result<(), String> {
+    if values.len() > VALUES_MAX {
+        return Err(format!("more than {VALUES_MAX} values"));
+    }
+    if values.iter().map(String::len).sum::<usize>() > VALUES_OCTETS_MAX {
+        return Err(format!("values of more than {VALUES_OCTETS_MAX} octets"));
+    }
+    Ok(())
+}
+
 /// A table: a key, and what stands behind it.
 pub trait Table: Send + Sync + 'static {
-    /// The values of a key, in order; `None`: the table knows that it has none.
+    /// The values of a key, in order, at least one; `None`: the table knows that it has none.
     ///
     /// # Errors
     /// Where the table cannot say. That is never "no such key": whoever asks must wait.
@@ -38,6 +57,22 @@ pub enum LookupError {
         /// What is wrong.
         detail: String,
     },
+}
+
+impl LookupError {
+    pub(crate) fn unavailable(table: &impl Table, detail: &str) -> Self {
+        Self::Unavailable {
+            table: table.name(),
+            detail: detail.to_owned(),
+        }
+    }
+
+    pub(crate) fn invalid(table: &impl Table, detail: &str) -> Self {
+        Self::Invalid {
+            table: table.name(),
+            detail: detail.to_owned(),
+        }
+    }
 }
 
 trait ErasedTable: Send + Sync + 'static {
@@ -83,6 +118,16 @@ impl SharedTable {
     /// As [`Table::name`].
     #[must_use]
     pub fn name(&self) -> String {
+        self.0.name()
+    }
+}
+
+impl Table for SharedTable {
+    async fn lookup(&self, key: &str) -> Result<Option<Vec<String>>, LookupError> {
+        self.0.lookup(key).await
+    }
+
+    fn name(&self) -> String {
         self.0.name()
     }
 }

@@ -132,6 +132,15 @@ impl Envelope {
             .retain(|recipient| seen.insert(recipient.address.clone()));
     }
 
+    /// Puts others in the place of all recipients, where there is at least one; whether there was.
+    pub fn replace_recipients(&mut self, recipients: Vec<Recipient>) -> bool {
+        if recipients.is_empty() {
+            return false;
+        }
+        self.recipients = recipients;
+        true
+    }
+
     /// The recipients, to rewrite them.
     #[must_use]
     pub fn recipients_mut(&mut self) -> &mut [Recipient] {

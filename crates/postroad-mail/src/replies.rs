@@ -173,6 +173,14 @@ table! {
     NO_MAIL_HOST = no(550, 4, 4, "No host that takes mail for the domain has an address");
     /// The best host for the domain is this one, which does not take its mail.
     MX_LOOP = no(550, 4, 6, "The mail exchangers of the domain lead back to this host");
+    /// Whether the recipient is an alias, and of whom, cannot be found out now.
+    ALIAS_UNAVAILABLE = later(451, 4, 3, "What this address stands for cannot be looked up now, try again later");
+    /// An alias table says something that makes no sense.
+    ALIAS_UNUSABLE = later(451, 3, 5, "What this address stands for is not configured well, try again later");
+    /// An alias leads back to itself.
+    ALIAS_LOOP = no(550, 4, 6, "The address stands for itself, through others");
+    /// An alias stands for more than a message may have recipients.
+    ALIAS_TOO_LARGE = no(550, 5, 3, "The address stands for too many others");
     /// The domain takes no mail (RFC 7505).
     NULL_MX = no(556, 1, 10, "The domain takes no mail (null MX)");
     /// DATA where all recipients were refused.

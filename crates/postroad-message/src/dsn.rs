@@ -32,6 +32,8 @@ pub enum Action {
     Delivered,
     /// It has gone to a server that does not send notices.
     Relayed,
+    /// It has gone to the several recipients that the alias stands for.
+    Expanded,
 }
 
 impl Action {
@@ -43,6 +45,7 @@ impl Action {
             Self::Delayed => "delayed",
             Self::Delivered => "delivered",
             Self::Relayed => "relayed",
+            Self::Expanded => "expanded",
         }
     }
 
@@ -50,7 +53,7 @@ impl Action {
         match self {
             Self::Failed => "Undelivered mail returned to sender",
             Self::Delayed => "Delayed mail (still being retried)",
-            Self::Delivered | Self::Relayed => "Successful mail delivery report",
+            Self::Delivered | Self::Relayed | Self::Expanded => "Successful mail delivery report",
         }
     }
 
@@ -63,6 +66,9 @@ impl Action {
                 "Your message has not been delivered yet to the recipients named below.\r\n\r\nYou need not do anything, nor send it again: it will be tried until it is\r\ndelivered, or its time is up. In that case you will be told.\r\n"
             }
             Self::Delivered => "Your message has been delivered to the recipients named below.\r\n",
+            Self::Expanded => {
+                "Your message has come to the addresses named below, and has been sent on to\r\nall for whom they stand. You will hear of it only should it not reach one\r\nof them.\r\n"
+            }
             Self::Relayed => {
                 "Your message has been handed on to a server that sends no notices of\r\ndelivery itself. You will hear of it only should it come back.\r\n"
             }

@@ -14,8 +14,10 @@
 //! ```
 
 mod dates;
+pub mod downgrade;
 pub mod dsn;
 mod fixups;
+pub mod fuzz;
 mod head;
 mod received;
 mod text;

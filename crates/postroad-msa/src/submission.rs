@@ -3,8 +3,8 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use postroad_intake::{ByDomain, Intake, RcptAsked, RoutePreview, shown_recipients};
-use postroad_mail::{ForwardPath, ReversePath, escape_peer_text, replies};
+use postroad_intake::{ByDomain, Intake, Prelude, RcptAsked, RoutePreview, shown_recipients};
+use postroad_mail::{Address, ForwardPath, ReversePath, escape_peer_text, replies};
 use postroad_net::server::{Handler, Role};
 use postroad_net::{Networks, clock};
 use postroad_proto::sasl::{Mechanism, Secret};
@@ -94,6 +94,7 @@ impl Role for Submission {
             peer,
             identity: None,
             sender: (ReversePath::Null, 0),
+            prelude: Prelude::default(),
             transaction: None,
         };
         (session, handler)
@@ -123,6 +124,8 @@ pub struct SubmissionHandler {
     identity: Option<Identity>,
     /// What MAIL has said: the reverse-path, and SIZE=.
     sender: (ReversePath, u64),
+    /// What was found out about the transaction.
+    prelude: Prelude,
     /// Boxed: most of the time there is none.
     transaction: Option<Box<Transaction>>,
 }
@@ -162,6 +165,7 @@ impl Handler for SubmissionHandler {
                 };
                 if allowed {
                     self.sender = (mail.from, mail.size.unwrap_or(0));
+                    self.prelude = Prelude::new(clock::now());
                     Answer::Accept
                 } else {
                     Answer::Reject(replies::SENDER_NOT_OWNED)
@@ -179,7 +183,7 @@ impl Handler for SubmissionHandler {
                 ) {
                     Ok(intake) => {
                         self.transaction = Some(Box::new(Transaction {
-                            intake,
+                            intake: intake.after(std::mem::take(&mut self.prelude)),
                             from,
                             to,
                             recipients,
@@ -208,6 +212,7 @@ impl Handler for SubmissionHandler {
 
     fn abandon(&mut self) {
         self.transaction = None;
+        self.prelude = Prelude::default();
     }
 }
 
@@ -255,17 +260,29 @@ impl SubmissionHandler {
     }
 
     async fn recipient(&mut self, info: &Info, to: &ForwardPath) -> Answer {
-        // The postmaster is there always (RFC 5321 section 4.5.1).
-        let ForwardPath::Address(address) = to else {
-            return Answer::Accept;
+        let own = |address: &Address| {
+            *address.domain() == self.config.intake.hostname && address.local_part().is_postmaster()
         };
-        let own = *address.domain() == self.config.intake.hostname;
-        if own && address.local_part().is_postmaster() {
-            return Answer::Accept;
-        }
+        let address = match to {
+            ForwardPath::Address(address) if !own(address) => address,
+            // The postmaster is there always (RFC 5321 section 4.5.1).
+            ForwardPath::Address(_) | ForwardPath::Postmaster => {
+                self.prelude.postmaster(&self.config.intake).await;
+                return Answer::Accept;
+            }
+        };
+        let aliases = &*self.config.intake.aliases;
+        let only = match self.prelude.recipient(aliases, address).await {
+            Ok(only) => only,
+            Err(reply) => {
+                let shown = escape_peer_text(&address.to_string());
+                info!(peer = %self.peer, to = shown, %reply, "refused by the aliases");
+                return Answer::Reject(reply);
+            }
+        };
         let (sender, size) = &self.sender;
         let asked = RcptAsked {
-            recipient: address,
+            recipient: only.as_ref().unwrap_or(address),
             sender,
             user: info.identity.as_deref(),
             network: Some(info.peer.address),

@@ -8,8 +8,8 @@
 use std::future::ready;
 use std::sync::Arc;
 
-use postroad_intake::{RcptAsked, RoutePreview};
-use postroad_mail::{Envelope, Origin, Recipient, Reply, ReversePath, replies};
+use postroad_intake::{AliasPreview, Expansion, Member, RcptAsked, RoutePreview};
+use postroad_mail::{Address, Domain, Envelope, Origin, Recipient, Reply, ReversePath, replies};
 use postroad_msa::{
     AuthError, Authenticator, Config, Identity, SenderPolicy, SharedAuthenticator, Submission,
 };
@@ -64,7 +64,7 @@ impl RoutePreview for Routes {
 }
 
 fn config() -> Config {
-    let hostname: postroad_mail::Domain = "mx.test".parse().unwrap();
+    let hostname: Domain = "mx.test".parse().unwrap();
     Config {
         session: Arc::new(postroad_proto::server::Config::new(hostname.clone())),
         intake: Arc::new(postroad_intake::Config::new(hostname, "submission")),
@@ -108,6 +108,7 @@ fn mail(from: &str) -> Question {
         size: Some(123),
         body: postroad_mail::BodyKind::SevenBit,
         smtputf8: false,
+        require_tls: false,
         ret: None,
         envid: None,
         auth: None,
@@ -251,4 +252,70 @@ async fn routes_refuse_at_rcpt_and_choose_the_lanes() {
         .map(|r| &r.lane)
         .collect();
     assert_eq!(lanes, [&Lane::new("smtp://relay.test:25")]);
+}
+
+/// Staff are Carol and Dan, Robert is Bob, and in `lists.test` there is nobody else.
+#[derive(Debug)]
+struct Aliases;
+
+impl AliasPreview for Aliases {
+    fn expand<'a>(&'a self, address: &'a Address) -> BoxFuture<'a, Expansion> {
+        let members = |all: &[&str]| {
+            let each = all.iter().map(|address| Member {
+                address: address.parse().unwrap(),
+                from: None,
+            });
+            Expansion::Members(each.collect())
+        };
+        Box::pin(ready(match address.to_string().as_str() {
+            "staff@lists.test" => members(&["carol@far.test", "dan@far.test"]),
+            "robert@lists.test" => members(&["bob@far.test"]),
+            _ if self.is_alias_domain(address.domain()) => Expansion::Unknown,
+            _ => Expansion::Itself,
+        }))
+    }
+
+    fn is_alias_domain(&self, domain: &Domain) -> bool {
+        domain.ascii() == "lists.test"
+    }
+}
+
+#[tokio::test]
+async fn aliases_are_expanded_and_those_unknown_refused_at_rcpt() {
+    let store = store();
+    let mut intake = (*config().intake).clone();
+    intake.aliases = Arc::new(Aliases);
+    let config = Config {
+        intake: Arc::new(intake),
+        ..config()
+    };
+    let directory = SharedAuthenticator::new(Directory { down: false });
+    let role = Submission::new(config, Arc::clone(&store), directory).with_routes(Arc::new(Routes));
+    let (_, mut handler) = role.open([192, 0, 2, 1].into());
+    handler
+        .ask(&info(None), password("alice", "right", None))
+        .await;
+    let info = info(Some("alice@example.org"));
+    handler.ask(&info, mail("<alice@example.org>")).await;
+    let unknown = || Answer::Reject(replies::UNKNOWN_RECIPIENT);
+    for (to, answer) in [
+        ("<nobody@lists.test>", unknown()),
+        // The routes refuse Bob, by whatever name.
+        ("<robert@lists.test>", unknown()),
+        ("<staff@lists.test>", Answer::Accept),
+    ] {
+        assert_eq!(handler.ask(&info, rcpt(to)).await, answer, "{to}");
+    }
+    let envelope = Envelope::new(
+        "<alice@example.org>".parse().unwrap(),
+        Recipient::new("staff@lists.test".parse().unwrap()),
+    );
+    handler.ask(&info, Question::Data(Box::new(envelope))).await;
+    handler.body("Subject: x\r\n\r\nx\r\n".into()).await;
+    let answer = handler.ask(&info, Question::Commit).await;
+    assert!(matches!(answer, Answer::Queued(_)), "{answer:?}");
+    let listed = store.page(&Filter::default(), None, 1).await.unwrap();
+    let to = listed.iter().flat_map(|m| &m.recipients);
+    let to: Vec<_> = to.map(|r| r.address.as_str()).collect();
+    assert_eq!(to, ["carol@far.test", "dan@far.test"]);
 }

@@ -66,4 +66,8 @@ mod inbound;
 mod outbound;
 
 pub use inbound::{DomainPatternError, DomainPatterns, Inbound, InboundConfig};
-pub use outbound::{Clock, MaildirObserver, Outbound, OutboundConfig, SystemClock};
+pub use outbound::{
+    Clock, DeadHost, DestinationView, ExplainRequest, ExplainedAddress, ExplainedHost,
+    ExplainedLimits, ExplainedSecurity, ExplainedSession, Explanation, LastError, MaildirObserver,
+    ObservedDomain, Outbound, OutboundConfig, SystemClock, Throttled, TlsReportOptions,
+};

@@ -5,15 +5,17 @@
     reason = "a test stops at the first thing that is not as it must be"
 )]
 
+use std::future::ready;
 use std::sync::Arc;
 
-use postroad_mail::{Domain, replies};
+use postroad_intake::{AliasPreview, Expansion, Member};
+use postroad_mail::{Address, Domain, Envelope, Recipient, replies};
 use postroad_mta::{DomainPatterns, Inbound, InboundConfig, Outbound, OutboundConfig};
 use postroad_net::Networks;
 use postroad_net::client::Connector;
 use postroad_net::server::{Handler as _, Role as _};
 use postroad_proto::server::{Answer, Info, Mail, Peer, Question, Rcpt};
-use postroad_queue::{MemStore, Store};
+use postroad_queue::{BoxFuture, Filter, MemStore, Store};
 use postroad_routing::{DnsOptions, DnsResolver, RouteRule, SharedRouter, StaticRouter};
 
 fn routes(rules: &[(&str, &str)]) -> SharedRouter {
@@ -79,6 +81,7 @@ async fn a_route_that_rejects_does_so_at_rcpt_and_follows_reloads() {
         size: None,
         body: postroad_mail::BodyKind::SevenBit,
         smtputf8: false,
+        require_tls: false,
         ret: None,
         envid: None,
         auth: None,
@@ -103,5 +106,101 @@ async fn a_route_that_rejects_does_so_at_rcpt_and_follows_reloads() {
     assert_eq!(
         handler.ask(&info, rcpt("<gone@our.test>")).await,
         Answer::Accept
+    );
+}
+
+/// A virtual alias domain, `lists.test`; and an alias in a domain of our own.
+#[derive(Debug)]
+struct Aliases;
+
+impl AliasPreview for Aliases {
+    fn expand<'a>(&'a self, address: &'a Address) -> BoxFuture<'a, Expansion> {
+        let members = |all: &[&str]| {
+            let each = all.iter().map(|address| Member {
+                address: address.parse().unwrap(),
+                from: Some("<owner@lists.test>".parse().unwrap()),
+            });
+            Expansion::Members(each.collect())
+        };
+        Box::pin(ready(match address.to_string().as_str() {
+            "staff@lists.test" => members(&["carol@far.test", "dan@far.test"]),
+            "gone@our.test" => Expansion::Unavailable,
+            "root@our.test" => members(&["erin@far.test"]),
+            _ if self.is_alias_domain(address.domain()) => Expansion::Unknown,
+            _ => Expansion::Itself,
+        }))
+    }
+
+    fn is_alias_domain(&self, domain: &Domain) -> bool {
+        domain.ascii() == "lists.test"
+    }
+}
+
+#[tokio::test]
+async fn mail_for_alias_domains_is_taken_as_far_as_its_addresses_are_known() {
+    let hostname: Domain = "mx.test".parse().unwrap();
+    let store: Arc<dyn Store> = Arc::new(MemStore::new(1 << 20));
+    let mut intake = postroad_intake::Config::new(hostname.clone(), "relay");
+    intake.aliases = Arc::new(Aliases);
+    intake.postmaster = Some("root@our.test".parse().unwrap());
+    let config = InboundConfig {
+        session: Arc::new(postroad_proto::server::Config::new(hostname)),
+        intake: Arc::new(intake),
+        domains: DomainPatterns::parse(["our.test"]).unwrap(),
+        trusted: Networks::default(),
+    };
+    let inbound = Inbound::new(config, Arc::clone(&store));
+    let peer = Peer {
+        address: [192, 0, 2, 1].into(),
+        trusted: false,
+        tls: None,
+    };
+    let info = Info {
+        peer,
+        hello: None,
+        identity: None,
+    };
+    let (_, mut handler) = inbound.open([192, 0, 2, 1].into());
+    for (to, answer) in [
+        (
+            "<nobody@lists.test>",
+            Answer::Reject(replies::UNKNOWN_RECIPIENT),
+        ),
+        (
+            "<gone@our.test>",
+            Answer::Reject(replies::ALIAS_UNAVAILABLE),
+        ),
+        ("<a@far.test>", Answer::Reject(replies::RELAY_DENIED)),
+        ("<staff@lists.test>", Answer::Accept),
+        ("<postmaster>", Answer::Accept),
+    ] {
+        assert_eq!(handler.ask(&info, rcpt(to)).await, answer, "{to}");
+    }
+    let recipient = |to: &str| Recipient::new(to.parse().unwrap());
+    let from = "<a@b.test>".parse().unwrap();
+    let mut envelope = Envelope::new(from, recipient("staff@lists.test"));
+    envelope.push(recipient("postmaster@mx.test"));
+    handler.ask(&info, Question::Data(Box::new(envelope))).await;
+    handler.body("Subject: x\r\n\r\nx\r\n".into()).await;
+    let answer = handler.ask(&info, Question::Commit).await;
+    assert!(matches!(answer, Answer::Queued(_)), "{answer:?}");
+    let listed = store.page(&Filter::default(), None, 1).await.unwrap();
+    let to = listed.iter().flat_map(|m| m.envelope.recipients());
+    let to: Vec<_> = to
+        .map(|r| {
+            (
+                r.address.to_string(),
+                r.from.as_ref().map(ToString::to_string),
+            )
+        })
+        .collect();
+    let owner = Some("owner@lists.test".to_owned());
+    assert_eq!(
+        to,
+        [
+            ("carol@far.test".to_owned(), owner.clone()),
+            ("dan@far.test".to_owned(), owner.clone()),
+            ("erin@far.test".to_owned(), owner),
+        ]
     );
 }

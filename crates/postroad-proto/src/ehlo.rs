@@ -25,6 +25,8 @@ pub struct Extensions {
     pub starttls: bool,
     /// AUTH (RFC 4954): the mechanisms this crate knows, in the order offered.
     pub auth: Vec<Mechanism>,
+    /// REQUIRETLS (RFC 8689): under TLS only.
+    pub require_tls: bool,
     /// LIMITS RCPTMAX (RFC 9422)
     pub recipients_max: Option<u64>,
     /// VRFY and EXPN, listed where they give real answers.
@@ -70,6 +72,7 @@ impl Extensions {
             "DSN" => self.dsn = true,
             "STARTTLS" => self.starttls = true,
             "AUTH" => self.add_mechanisms(words),
+            "REQUIRETLS" => self.require_tls = true,
             "LIMITS" => {
                 let recipients = words
                     .filter_map(|limit| limit.split_once('='))
@@ -119,6 +122,7 @@ impl Extensions {
             let names: Vec<_> = self.auth.iter().map(|m| m.name()).collect();
             flag(true, &format!("AUTH {}", names.join(" ")));
         }
+        flag(self.require_tls, "REQUIRETLS");
         if let Some(recipients) = self.recipients_max {
             flag(true, &format!("LIMITS RCPTMAX={recipients}"));
         }
@@ -160,6 +164,7 @@ mod tests {
             dsn: true,
             starttls: true,
             auth: vec![Mechanism::Plain, Mechanism::Login],
+            require_tls: true,
             recipients_max: Some(1000),
             verify: true,
             help: true,
@@ -178,7 +183,7 @@ mod tests {
             written(&everything()),
             "250-mx.example\r\n250-PIPELINING\r\n250-SIZE 52428800\r\n250-8BITMIME\r\n\
              250-SMTPUTF8\r\n250-CHUNKING\r\n250-BINARYMIME\r\n250-ENHANCEDSTATUSCODES\r\n\
-             250-DSN\r\n250-STARTTLS\r\n250-AUTH PLAIN LOGIN\r\n250-LIMITS RCPTMAX=1000\r\n\
+             250-DSN\r\n250-STARTTLS\r\n250-AUTH PLAIN LOGIN\r\n250-REQUIRETLS\r\n250-LIMITS RCPTMAX=1000\r\n\
              250-VRFY\r\n250-EXPN\r\n250 HELP\r\n"
         );
         assert_eq!(written(&Extensions::default()), "250 mx.example\r\n");

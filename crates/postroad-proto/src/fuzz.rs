@@ -203,6 +203,7 @@ fn extensions() -> Extensions {
         dsn: true,
         starttls: true,
         auth: vec![Mechanism::Plain, Mechanism::Login],
+        require_tls: true,
         recipients_max: None,
         verify: false,
         help: true,

@@ -32,11 +32,12 @@ impl LineLimits {
     pub(crate) fn new(offered: &Extensions) -> Self {
         let with = |on: bool, octets: usize| if on { octets } else { 0 };
         // RFC 1870 section 3, RFC 6152 section 2 (which BODY=BINARYMIME fits into), RFC 6531
-        // section 3.1, RFC 4954 section 3. RFC 3461 names no sum: its parameters at their longest
-        // (sections 4.1 to 4.4).
+        // section 3.1, RFC 8689 section 2, RFC 4954 section 3. RFC 3461 names no sum: its
+        // parameters at their longest (sections 4.1 to 4.4).
         let mail = with(offered.size.is_some(), 26)
             + with(offered.eight_bit_mime, 17)
             + with(offered.smtputf8, 10)
+            + with(offered.require_tls, " REQUIRETLS".len())
             + with(!offered.auth.is_empty(), 500)
             + with(offered.dsn, " RET=FULL ENVID=".len() + ENVID_MAX);
         let rcpt = " NOTIFY=SUCCESS,FAILURE,DELAY ORCPT=".len() + XTEXT_MAX;
@@ -67,6 +68,7 @@ pub(crate) fn mail<'a>(
         size: None,
         body: BodyKind::default(),
         smtputf8: false,
+        require_tls: false,
         ret: None,
         envid: None,
         auth: None,
@@ -78,6 +80,7 @@ pub(crate) fn mail<'a>(
             Keyword::Size => offered.size.is_some(),
             Keyword::Body => offered.eight_bit_mime,
             Keyword::SmtpUtf8 => offered.smtputf8,
+            Keyword::RequireTls => offered.require_tls,
             Keyword::Auth => !offered.auth.is_empty(),
             Keyword::Ret | Keyword::EnvId | Keyword::Notify | Keyword::OrCpt => offered.dsn,
         });
@@ -87,6 +90,7 @@ pub(crate) fn mail<'a>(
             (Keyword::Size, Some(value)) => mail.size = Some(size(value)?),
             (Keyword::Body, Some(value)) => mail.body = body(value, offered)?,
             (Keyword::SmtpUtf8, None) => mail.smtputf8 = true,
+            (Keyword::RequireTls, None) => mail.require_tls = true,
             (Keyword::Ret, Some(value)) => mail.ret = Some(ret(value)?),
             (Keyword::EnvId, Some(value)) => mail.envid = Some(envid(value)?),
             (Keyword::Auth, Some(value)) => mail.auth = Some(auth(value)?),
@@ -131,6 +135,7 @@ enum Keyword {
     Size,
     Body,
     SmtpUtf8,
+    RequireTls,
     Ret,
     EnvId,
     Auth,
@@ -138,10 +143,11 @@ enum Keyword {
     OrCpt,
 }
 
-const MAIL_KEYWORDS: [Keyword; 6] = [
+const MAIL_KEYWORDS: [Keyword; 7] = [
     Keyword::Size,
     Keyword::Body,
     Keyword::SmtpUtf8,
+    Keyword::RequireTls,
     Keyword::Ret,
     Keyword::EnvId,
     Keyword::Auth,
@@ -155,6 +161,7 @@ impl Keyword {
             Self::Size => "SIZE",
             Self::Body => "BODY",
             Self::SmtpUtf8 => "SMTPUTF8",
+            Self::RequireTls => "REQUIRETLS",
             Self::Ret => "RET",
             Self::EnvId => "ENVID",
             Self::Auth => "AUTH",
@@ -166,11 +173,11 @@ impl Keyword {
 
 /// Which parameters have come: none may come twice.
 #[derive(Debug, Default)]
-struct Seen(u8);
+struct Seen(u16);
 
 impl Seen {
     fn first_time(&mut self, keyword: Keyword) -> Result<(), Reply> {
-        let bit = 1 << keyword as u8;
+        let bit = 1 << keyword as u16;
         if self.0 & bit != 0 {
             return Err(syntax(format!(
                 "The parameter {} is given twice",
@@ -217,6 +224,7 @@ fn bad(keyword: Keyword) -> Reply {
         Keyword::Size => "SIZE takes a number of octets",
         Keyword::Body => "BODY takes 7BIT, 8BITMIME or BINARYMIME",
         Keyword::SmtpUtf8 => "SMTPUTF8 takes no value",
+        Keyword::RequireTls => "REQUIRETLS takes no value",
         Keyword::Ret => "RET takes FULL or HDRS",
         Keyword::EnvId => "ENVID takes xtext, 100 characters at most",
         Keyword::Auth => "AUTH takes <> or xtext, 500 characters at most",
@@ -295,6 +303,7 @@ mod tests {
             eight_bit_mime: true,
             binary_mime: true,
             smtputf8: true,
+            require_tls: true,
             dsn: true,
             auth: vec![Mechanism::Plain],
             ..Extensions::default()
@@ -317,7 +326,7 @@ mod tests {
 
     #[test]
     fn all_of_mail() {
-        let words = "SIZE=1000 body=8bitmime SMTPUTF8 RET=HDRS ENVID=a+2Bb AUTH=x+3Dy";
+        let words = "SIZE=1000 body=8bitmime SMTPUTF8 RequireTLS RET=HDRS ENVID=a+2Bb AUTH=x+3Dy";
         assert_eq!(
             mail_of(words, &all()).unwrap(),
             Mail {
@@ -325,6 +334,7 @@ mod tests {
                 size: Some(1000),
                 body: BodyKind::EightBitMime,
                 smtputf8: true,
+                require_tls: true,
                 ret: Some(Ret::Headers),
                 envid: Some("a+b".to_owned()),
                 auth: Some(AuthParam::Identity("x=y".to_owned())),
@@ -356,6 +366,8 @@ mod tests {
             ("SIZE=1 size=1", "501 5.5.4"),
             ("BODY=9BIT", "501 5.5.4"),
             ("SMTPUTF8=yes", "501 5.5.4"),
+            ("REQUIRETLS=yes", "501 5.5.4"),
+            ("REQUIRETLS requiretls", "501 5.5.4"),
             ("RET=SOME", "501 5.5.4"),
             ("ENVID=a=b", "501 5.5.4"),
             ("ENVID=a+0Ab", "501 5.5.4"),
@@ -386,6 +398,7 @@ mod tests {
             "SIZE=1",
             "BODY=7BIT",
             "SMTPUTF8",
+            "REQUIRETLS",
             "RET=FULL",
             "ENVID=x",
             "AUTH=<>",
@@ -436,6 +449,14 @@ mod tests {
             ),
             (
                 Extensions {
+                    require_tls: true,
+                    ..none()
+                },
+                512 + 11,
+                512,
+            ),
+            (
+                Extensions {
                     auth: vec![Mechanism::Plain],
                     ..none()
                 },
@@ -450,7 +471,7 @@ mod tests {
                 512 + 116,
                 1048,
             ),
-            (all(), 512 + 26 + 17 + 10 + 500 + 116, 1048),
+            (all(), 512 + 26 + 17 + 10 + 11 + 500 + 116, 1048),
         ] {
             let limits = LineLimits::new(&offered);
             assert_eq!(limits.of(b"mail FROM:<"), mail, "{offered:?}");

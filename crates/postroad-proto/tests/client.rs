@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::BytesMut;
-use postroad_mail::Notify;
+use postroad_mail::{Notify, Protocol};
 use postroad_proto::client::{Config, Credentials, Output, Report, Session, StartTls};
 use postroad_proto::sasl::{Mechanism, Secret};
 use postroad_proto::server;
@@ -290,9 +290,11 @@ const COMMAND_MAX: usize = 160;
 
 proptest::proptest! {
     #[test]
-    fn any_server_gets_one_report(pieces in proptest::collection::vec("(220 a\r\n|250 a\r\n|250-a\r\n|250-CHUNKING\r\n|250-PIPELINING\r\n|354 a\r\n|421 a\r\n|550 a\r\n|[ -~\r\n]{0,6})", 0..30), start in "(220 a\r\n(250-PIPELINING\r\n)?(250-CHUNKING\r\n)?250 a\r\n(250 a\r\n){0,3})?", drained in proptest::bool::ANY) {
+    fn any_server_gets_one_report(pieces in proptest::collection::vec("(220 a\r\n|250 a\r\n|250-a\r\n|250-CHUNKING\r\n|250-PIPELINING\r\n|354 a\r\n|421 a\r\n|550 a\r\n|[ -~\r\n]{0,6})", 0..30), start in "(220 a\r\n(250-PIPELINING\r\n)?(250-CHUNKING\r\n)?250 a\r\n(250 a\r\n){0,3})?", drained in proptest::bool::ANY, lmtp in proptest::bool::ANY) {
         let now = Instant::now();
-        let mut session = Session::new(now, Arc::new(config(StartTls::Never)), None);
+        let protocol = if lmtp { Protocol::Lmtp } else { Protocol::Smtp };
+        let config = Config { protocol, ..config(StartTls::Never) };
+        let mut session = Session::new(now, Arc::new(config), None);
         let (mut input, mut begun, mut sent, mut reports) = (BytesMut::new(), false, false, 0);
         let (mut heard, to) = (0, many());
         let to: Vec<_> = to.iter().map(String::as_str).collect();

@@ -11,7 +11,7 @@ mod script;
 
 use std::fmt::Write as _;
 
-use postroad_mail::{BodyKind, Notify, OriginalRecipient, Ret};
+use postroad_mail::{AuthParam, BodyKind, Notify, OriginalRecipient, Ret};
 use postroad_proto::client::{StartTls, Timeouts, Transaction};
 
 use script::{Play, config, transaction};
@@ -86,6 +86,11 @@ fn parameters_of_mail() {
     writes(|t| t.ret = Some(Ret::Full), &["DSN"], " RET=FULL", "");
     writes(|t| t.ret = Some(Ret::Headers), ALL, " SIZE=20 RET=HDRS", "");
     writes(|t| t.ret = Some(Ret::Full), &[], "", "");
+    let auth = |auth| move |t: &mut Transaction| t.auth = Some(auth);
+    let identity = || AuthParam::Identity("a b@c".to_owned());
+    writes(auth(identity()), &["AUTH PLAIN"], " AUTH=a+20b@c", "");
+    writes(auth(AuthParam::Unknown), &["AUTH PLAIN"], " AUTH=<>", "");
+    writes(auth(identity()), &["AUTH GSSAPI"], "", "");
     let envid = |t: &mut Transaction| t.envid = Some("e=1".to_owned());
     writes(envid, &["DSN"], " ENVID=e+3D1", "");
 }
@@ -157,10 +162,39 @@ fn what_the_server_lacks() {
         (utf8("<ü@b.test>", "c@d.test"), &[], "SmtpUtf8"),
         (utf8("<a@b.test>", "ü@d.test"), &[], "SmtpUtf8"),
         (one(), &["SIZE 19"], "Size { limit: 19 }"),
+        // Nothing that is said outside TLS counts for it.
+        (required(), &["REQUIRETLS"], "RequireTls"),
     ] {
         let script = hello(extensions);
         assert_eq!(play(transaction, &script), missing, "{script}");
     }
+}
+
+fn required() -> Transaction {
+    Transaction {
+        require_tls: true,
+        ..one()
+    }
+}
+
+/// RFC 8689 section 4.2.1.
+#[test]
+fn require_tls() {
+    let secured = |offer: &str| {
+        let hello = hello(&["STARTTLS"]);
+        format!("{hello}C STARTTLS\nS 220 go\nTLS\nC EHLO me.test\nS 250-hi\\n250 {offer}\n")
+    };
+    let play = |script: &str| Play::new(config(StartTls::Require), vec![required()]).script(script);
+    let script = secured("REQUIRETLS")
+        + "C MAIL FROM:<a@b.test> REQUIRETLS\nS 250 ok\nC RCPT TO:<c@d.test>\nS 550 no";
+    assert_eq!(play(&script), "Rcpt 550");
+    let script = secured("REQUIRETLS") + "C MAIL FROM:<a@b.test> REQUIRETLS\nS 550 5.7.30 no";
+    assert_eq!(play(&script), "Mail 550");
+    assert_eq!(play(&secured("DSN")), "RequireTls");
+    // A message that does not need it says nothing of it.
+    let script = secured("REQUIRETLS") + "C MAIL FROM:<a@b.test>\nS 550 no";
+    let plain = Play::new(config(StartTls::Require), vec![one()]).script(&script);
+    assert_eq!(plain, "Mail 550");
 }
 
 /// The message in pieces, sent by BDAT or DATA.
@@ -222,6 +256,81 @@ fn chunks() {
     assert_eq!(play(&piped, rest, SevenBit, &["a\r", "\nb\r\n"]), taken);
     let rest = r"C BDAT 7 LAST\na\l.\rb|S 250 ok";
     assert_eq!(play(&binary, rest, BinaryMime, &["a\n.\rb\r\n"]), taken);
+}
+
+/// What a server says to a transaction, without its message.
+#[test]
+fn probes() {
+    let piped = hello(&["PIPELINING", "CHUNKING"])
+        + "C MAIL FROM:<a@b.test>\\nRCPT TO:<c@d.test>\\nRCPT TO:<e@d.test>\\nRSET\n";
+    let plain = hello(&[]) + "C MAIL FROM:<a@b.test>\n";
+    for (script, end) in [
+        (
+            format!("{piped}S 250 ok\nS 250 ok\nS 550 no\nS 250 ok"),
+            "accepted 250, Rcpt 550",
+        ),
+        (
+            format!("{piped}S 550 no\nS 503 no\nS 503 no\nS 250 ok"),
+            "Mail 550, Mail 550",
+        ),
+        (
+            format!("{piped}S 250 ok\nS 250 ok\nS 421 bye"),
+            "accepted 250, broken Rcpt; Rcpt: the server said 421 bye",
+        ),
+        (
+            format!("{piped}S 250 ok\nS 250 ok\nS 250 ok\nEOF"),
+            "accepted 250, accepted 250; Idle: the connection was lost",
+        ),
+        (format!("{plain}S 550 no"), "Mail 550, Mail 550"),
+        (
+            format!(
+                "{plain}S 250 ok\nC RCPT TO:<c@d.test>\nS 450 no\n\
+                 C RCPT TO:<e@d.test>\nS 251 ok\nC RSET\nS 250 ok"
+            ),
+            "Rcpt 450, accepted 251",
+        ),
+    ] {
+        let both = Transaction {
+            envid: None,
+            ..transaction(&["c@d.test", "e@d.test"])
+        };
+        let mut play = Play::new(config(StartTls::Never), vec![both]);
+        play.probe = true;
+        assert_eq!(play.script(&script), end, "{script}");
+    }
+}
+
+/// A server that offers CHUNKING and does not have it says nothing of the message.
+#[test]
+fn bdat_is_not_known() {
+    let two = &["one\r\n", "two\r\n"];
+    let chunk = begun(&["CHUNKING"], "") + "C BDAT 5\\none\nS ";
+    let last = chunk.clone() + "250 ok\nC BDAT 5 LAST\\ntwo\nS ";
+    let unknown =
+        "Data: the server's reply is not valid: CHUNKING is offered, and BDAT is not known";
+    for (begun, reply, end) in [
+        (&chunk, "500 what?", format!("broken Data; {unknown}")),
+        (&chunk, "502 5.5.1 no", format!("broken Data; {unknown}")),
+        (&last, "502 5.5.1 no", format!("broken Data; {unknown}")),
+        (&last, "500 5.7.1 spam", "EndOfData 500".to_owned()),
+        (&last, "554 no", "EndOfData 554".to_owned()),
+    ] {
+        let script = format!("{begun}{reply}");
+        assert_eq!(pieces(&script, BodyKind::SevenBit, two), end, "{script}");
+    }
+    // Behind DATA it is said of the message.
+    let dotted = begun(&[], "") + "C DATA\nS 354 go\nC one\\ntwo\\n.\nS 500 what?";
+    assert_eq!(pieces(&dotted, BodyKind::SevenBit, two), "EndOfData 500");
+}
+
+/// A server that offers PIPELINING and hears only the first of each group is silent then: nobody
+/// waits longer than for any other silence, and nothing is taken for more than it is.
+#[test]
+fn pipelining_is_not_known() {
+    let script = hello(&["PIPELINING"])
+        + "C MAIL FROM:<a@b.test>\\nRCPT TO:<c@d.test>\\nDATA\nS 250 ok\nW 300\nLATE";
+    let end = Play::new(config(StartTls::Never), vec![one()]).script(&script);
+    assert_eq!(end, "broken Rcpt; Rcpt: no reply in time");
 }
 
 #[test]

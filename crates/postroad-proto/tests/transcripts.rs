@@ -29,6 +29,10 @@ const OF_ROLES: &[&str] = &[
     "NO_MAIL_HOST",
     "MX_LOOP",
     "NULL_MX",
+    "ALIAS_UNAVAILABLE",
+    "ALIAS_UNUSABLE",
+    "ALIAS_LOOP",
+    "ALIAS_TOO_LARGE",
 ];
 
 /// What the client's side of a transcript does.

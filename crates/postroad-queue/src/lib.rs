@@ -55,6 +55,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod cache;
 pub mod contract;
 mod filter;
 mod health;
@@ -69,6 +70,7 @@ mod store;
 pub mod transfer;
 mod wakers;
 
+pub use cache::{CACHE_ENTRIES_MAX, CACHE_KEY_MAX, CACHE_SPACES_MAX, CacheKeys, MemCache};
 pub use health::{Finding, Health, Verified};
 pub use id::{Mint, QueueId, QueueIdError};
 pub use mem::MemStore;
@@ -77,7 +79,7 @@ pub use resume::{Resume, Resumed};
 pub use schedule::{InvalidSchedule, Next, RetrySchedule};
 pub use store::{
     AttemptRecord, BoxFuture, Change, ClaimRequest, Claimed, Content, Draft, Filter, Incoming,
-    Lane, LaneSummary, Lease, Listed, ListedRecipient, MessageInfo, Notice, Operation, Store,
-    StoreError, Totals, piece,
+    Lane, LaneState, LaneSummary, Lease, Listed, ListedRecipient, MessageInfo, Notice, Operation,
+    Store, StoreError, Totals, piece,
 };
 pub use wakers::Wakers;

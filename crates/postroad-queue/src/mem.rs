@@ -8,7 +8,7 @@ use postroad_mail::Timestamp;
 
 use crate::health::{Health, Verified};
 use crate::id::{Mint, QueueId};
-use crate::jobs::{Entry, Jobs};
+use crate::jobs::{Entry, Flow, Jobs};
 use crate::outcome::Evidence;
 use crate::store::{
     AttemptRecord, BoxFuture, ClaimRequest, Claimed, Content, Draft, Filter, Incoming, Lane,
@@ -130,6 +130,7 @@ impl MemStore {
             body,
         };
         let size = content.len();
+        let flow = Flow::of(&draft.envelope, &draft.origin);
         let recipients = draft.envelope.recipients().len();
         let mut last = vec![None; recipients];
         let mut saved = None;
@@ -137,7 +138,7 @@ impl MemStore {
         if let Some(resume) = draft.resumes {
             saved = Some(
                 resume
-                    .saved(now, size, &draft.lanes)
+                    .saved(now, size, flow, &draft.lanes)
                     .ok_or(StoreError::NobodyWaits)?,
             );
             arrived = resume.arrived;
@@ -160,7 +161,7 @@ impl MemStore {
         });
         match saved {
             Some(saved) => table.jobs.load(id, message, saved),
-            None => table.jobs.insert(id, message, size, now, &draft.lanes),
+            None => (table.jobs).insert(id, message, size, now, flow, &draft.lanes),
         }
         Ok(())
     }
@@ -350,7 +351,10 @@ impl Store for MemStore {
     }
 
     fn limit(&self, lane: &Lane, at_once: Option<usize>) {
-        self.table().jobs.limit(lane, at_once);
+        let more = self.table().jobs.limit(lane, at_once);
+        if more {
+            self.0.wakers.wake();
+        }
     }
 
     fn operate<'a>(

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use postroad_mail::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::jobs::{Saved, SavedJob};
+use crate::jobs::{Flow, Saved, SavedJob};
 use crate::outcome::{Evidence, RecipientState};
 use crate::store::{Lane, Listed};
 
@@ -60,15 +60,16 @@ impl Resume {
         }
     }
 
-    /// As a table of jobs takes it, given the size of the message and the lane of each recipient:
-    /// for stores. A lane is due when the first of its recipients is, at `now` where that is not
+    /// As a table of jobs takes it, given the size of the message, whose it is, and the lane of
+    /// each recipient: for stores. A lane is due when the first of its recipients is, at `now` where that is not
     /// known. `None` where no recipient waits.
     #[must_use]
-    pub fn saved(&self, now: Timestamp, size: u64, lanes: &[Lane]) -> Option<Saved> {
+    pub fn saved(&self, now: Timestamp, size: u64, flow: Flow, lanes: &[Lane]) -> Option<Saved> {
         let new = Resumed::default();
         let mut saved = Saved {
             size,
             held: self.held,
+            flow,
             jobs: Vec::new(),
             done: Vec::new(),
         };
@@ -124,7 +125,7 @@ mod tests {
             recipients,
         };
         let lanes: Vec<_> = lanes.iter().map(|lane| Lane::new(lane)).collect();
-        resume.saved(at(7), 99, &lanes)
+        resume.saved(at(7), 99, Flow::default(), &lanes)
     }
 
     #[test]

@@ -350,10 +350,30 @@ pub struct LaneSummary {
     pub waiting: u64,
     /// Jobs under lease.
     pub in_flight: u64,
+    /// Of those that wait and are not held, those that were tried before; notices never count as
+    /// such.
+    #[serde(default)]
+    pub deferred: u64,
     /// The next due.
     pub next_due: Option<Timestamp>,
     /// Not before, where parked.
     pub parked_until: Option<Timestamp>,
+    /// Jobs under lease at once, at most, where [`Store::limit`] says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u64>,
+    /// How its last attempt went since the start; not known where there was none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_attempt: Option<LaneState>,
+}
+
+/// How the last attempt in a lane went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LaneState {
+    /// A recipient was delivered to.
+    Well,
+    /// Nobody was, and all have to wait.
+    Failed,
 }
 
 /// A store at a glance.
@@ -386,7 +406,7 @@ pub struct Totals {
 /// | [`Store::claim`] | nobody else has the job before the lease ends | the job is due | the job is due |
 /// | [`Store::record`] | the outcome holds, the lease is over | it holds | it holds, but for that of the last second: then the job is due as before, and may be done twice |
 /// | … with notices | those are queued, and the outcome holds | both, or neither | both, or neither |
-/// | [`Store::renew`], [`Store::park`] | it holds | forgotten | forgotten |
+/// | [`Store::renew`], [`Store::park`], [`Store::limit`] | it holds | forgotten | forgotten |
 /// | [`Store::operate`] | it holds | it holds | it holds, unless a sync has failed, which [`Store::health`] says |
 /// | [`Store::close`] | all of the above is on disk | | |
 ///
@@ -394,6 +414,9 @@ pub struct Totals {
 ///
 /// - [`Store::claim`] never hands a job to two callers before its lease ends; a lease that ends
 ///   without a record makes the job due again.
+/// - Nobody's job waits for how many jobs others have: in a lane senders take turns, and mail that
+///   was never tried has three turns of four; lanes in trouble, or never tried, have a quarter
+///   while others have work. [`Store::claim`] says it in full.
 /// - [`Store::record`] under a lost lease is an error, and changes nothing.
 /// - A recipient in a final state is never claimed again, but for the last second before a power
 ///   loss (a duplicate delivery, never a loss).
@@ -412,9 +435,19 @@ pub trait Store: Send + Sync + 'static {
     /// [`StoreError::Full`], [`StoreError::Closed`].
     fn begin(&self, now: Timestamp) -> Result<Box<dyn Incoming>, StoreError>;
 
-    /// Takes what is due at `now`, in order of due time within a lane, those of equal time in
-    /// order of arrival, and a few of each lane in turn. It costs no more where millions wait, or
-    /// where most lanes are dead.
+    /// Takes what is due at `now`, a few of each lane in turn. It costs no more where millions
+    /// wait, or where most lanes are dead. Whoever sends much, or to dead destinations, keeps
+    /// nobody else waiting for long:
+    ///
+    /// - Within a lane the senders (see [`Flow`](crate::jobs::Flow)) take turns, a job each.
+    /// - Within a lane mail that was never tried, and notices, go before mail that was deferred;
+    ///   of four jobs one is of the latter while there are both.
+    /// - While there is work in lanes whose last attempt went well, those whose last attempt
+    ///   failed and those that were never tried have together one turn of four, and are not given
+    ///   more than brings them to a quarter of what is under lease once the request is met (or one
+    ///   job, where that is less).
+    /// - Of one sender and one class, jobs come in order of due time, those of equal time in order
+    ///   of arrival.
     ///
     /// # Errors
     /// [`StoreError::Closed`]. A message that cannot be read is left out, and put off.

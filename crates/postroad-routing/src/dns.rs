@@ -6,82 +6,68 @@
 //! | one MX record with the root as host | 556 5.1.10, bounce (RFC 7505) |
 //! | no MX, but A or AAAA | the domain itself (RFC 5321 section 5.1) |
 //! | no such domain | 550 5.1.2, bounce |
-//! | hosts without any address | 550 5.4.4, bounce |
+//! | hosts without any address, or only such as no host can have (an address in place of a name) | 550 5.4.4, bounce |
 //! | the best host is this one, by its name or an address | 550 5.4.6, bounce |
 //! | an address literal of this host; a host of a route at a port of ours | 550 5.4.6, bounce |
-//! | a failure, a timeout, nonsense | 451 4.4.3, try later: also where only some hosts better than us could not be looked up, and no other is left |
+//! | a failure, a timeout, a lame server, a truncated answer, an answer about another name | 451 4.4.3, try later: also where only some hosts better than us could not be looked up, and no other is left |
 
-use std::net::{IpAddr, SocketAddr};
+mod client;
+mod guard;
+mod options;
+mod secure;
+mod server;
+
+use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use hickory_resolver::TokioResolver;
-use hickory_resolver::config::{
-    ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts,
-};
-use hickory_resolver::net::runtime::TokioRuntimeProvider;
-use hickory_resolver::net::{DnsError as HickoryError, NetError};
-use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::{RData, RecordType};
-use postroad_mail::{Domain, replies};
+use postroad_mail::{Domain, escape_peer_text, replies};
 
-use crate::mx::{AddressFamily, MxSet, interleave, order, stop_at_us};
+use self::client::{Client, Nothing, text};
+use crate::mx::{AddressFamily, HOSTS_MAX, MxSet, can_be_called, interleave, order, stop_at_us};
 use crate::plan::{HopPlan, Host, MxLookup, PlanError};
 use crate::route::BoxFuture;
 
-/// How to look names up.
-#[derive(Clone, Debug)]
-pub struct DnsOptions {
-    /// Name servers; empty: the system's.
-    pub nameservers: Vec<SocketAddr>,
-    /// Names of this host: an MX of that name is a loop.
-    pub own_names: Vec<Domain>,
-    /// Addresses of this host, likewise.
-    pub own_addresses: Vec<IpAddr>,
-    /// Ports at which this host takes mail of other servers: a host that a route names is a loop
-    /// only there, since behind another port may stand a filter, or another server.
-    pub own_ports: Vec<u16>,
-    /// Which addresses to call.
-    pub family: AddressFamily,
-    /// How long a name server may take.
-    pub timeout: Duration,
-    /// How often one is asked again.
-    pub attempts: usize,
-}
+pub use self::options::{DnsError, DnsOptions};
+pub use self::secure::{SecureDns, SecureError, Secured, TlsaAnswer, TrustAnchor};
+pub use self::server::{NameServer, NameServerError};
 
-impl Default for DnsOptions {
-    fn default() -> Self {
-        Self {
-            nameservers: Vec::new(),
-            own_names: Vec::new(),
-            own_addresses: Vec::new(),
-            own_ports: vec![25],
-            family: AddressFamily::Any,
-            timeout: Duration::from_secs(5),
-            attempts: 2,
-        }
-    }
+/// Why a look-up gave nothing.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum NoAnswer {
+    /// The name does not exist.
+    #[error("no such name")]
+    NoName,
+    /// It exists, and has no such records.
+    #[error("no such records")]
+    NoData,
+    /// It is not known now.
+    #[error("{0}")]
+    Failed(String),
 }
-
-/// No resolver can be made.
-#[derive(Clone, Debug, thiserror::Error)]
-#[error("preparing DNS look-ups: {0}")]
-pub struct DnsError(String);
 
 /// Looks hosts up by DNS, with a cache.
 #[derive(Clone, Debug)]
 pub struct DnsResolver {
-    resolver: TokioResolver,
-    options: std::sync::Arc<DnsOptions>,
+    client: Client,
+    options: Arc<DnsOptions>,
 }
 
-/// Why a look-up gave nothing.
-enum Nothing {
-    /// The name does not exist.
-    NoName,
-    /// It exists, and has no such records.
-    NoData,
-    /// It is not known now.
-    Failure(String),
+/// What is known of a host's addresses.
+struct Addresses {
+    /// At least one, in the order to try.
+    list: Vec<IpAddr>,
+    ttl: Duration,
+    /// The host's other name, where its own is an alias.
+    alias_of: Option<String>,
+}
+
+/// A host of an MX record, looked up.
+struct LookedUp {
+    name: Domain,
+    addresses: Result<Addresses, Nothing>,
 }
 
 impl DnsResolver {
@@ -93,115 +79,102 @@ impl DnsResolver {
         for address in &mut options.own_addresses {
             *address = address.to_canonical();
         }
-        let mut builder = if options.nameservers.is_empty() {
-            TokioResolver::builder_tokio()
-                .map_err(|e| DnsError(format!("reading the system's configuration: {e}")))?
-        } else {
-            let servers = options.nameservers.iter().map(|server| {
-                let connections =
-                    [ConnectionConfig::udp(), ConnectionConfig::tcp()].map(|mut connection| {
-                        connection.port = server.port();
-                        connection
-                    });
-                NameServerConfig::new(server.ip(), true, connections.into())
-            });
-            let config = ResolverConfig::from_parts(None, Vec::new(), servers.collect());
-            let mut builder =
-                TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
-            builder.options_mut().use_hosts_file = ResolveHosts::Never;
-            builder
-        };
-        let resolver_options: &mut ResolverOpts = builder.options_mut();
-        resolver_options.timeout = options.timeout;
-        resolver_options.attempts = options.attempts;
-        resolver_options.edns0 = true;
-        let resolver = builder.build().map_err(|e| DnsError(e.to_string()))?;
         Ok(Self {
-            resolver,
+            client: Client::new(&options, None)?,
             options: options.into(),
         })
     }
 
-    async fn lookup(&self, name: &str, kind: RecordType) -> Result<Vec<RData>, Nothing> {
-        // The final dot keeps the system's search list out of it.
-        let absolute = format!("{name}.");
-        match self.resolver.lookup(absolute, kind).await {
-            Ok(found) => {
-                let data: Vec<_> = found
-                    .answers()
-                    .iter()
-                    .map(|r| r.data.clone())
-                    .filter(|d| d.record_type() == kind)
-                    .collect();
-                if data.is_empty() {
-                    Err(Nothing::NoData)
-                } else {
-                    Ok(data)
-                }
-            }
-            Err(NetError::Dns(HickoryError::NoRecordsFound(none))) => {
-                Err(match none.response_code {
-                    ResponseCode::NXDomain => Nothing::NoName,
-                    ResponseCode::NoError => Nothing::NoData,
-                    code => Nothing::Failure(format!("{kind} of {name}: {code}")),
+    /// The text records of a name: the strings of each put together (RFC 8461 section 3.1,
+    /// RFC 8460 section 3). Octets that are not UTF-8 are replaced.
+    ///
+    /// # Errors
+    /// Where there are none, or it cannot be known.
+    pub async fn txt(&self, name: &str) -> Result<Vec<String>, NoAnswer> {
+        match self.client.lookup(name, RecordType::TXT).await {
+            Ok(found) => Ok(found
+                .data
+                .iter()
+                .filter_map(|data| match data {
+                    RData::TXT(txt) => {
+                        Some(String::from_utf8_lossy(&txt.txt_data.concat()).into_owned())
+                    }
+                    _ => None,
                 })
-            }
-            Err(error) => Err(Nothing::Failure(format!("{kind} of {name}: {error}"))),
+                .collect()),
+            Err(Nothing::NoName(_)) => Err(NoAnswer::NoName),
+            Err(Nothing::NoData(_)) => Err(NoAnswer::NoData),
+            Err(Nothing::Failure(detail)) => Err(NoAnswer::Failed(detail)),
         }
     }
 
-    /// All addresses of a name, in the order to try.
-    async fn addresses(&self, name: &str) -> Result<Vec<IpAddr>, Nothing> {
-        let wants =
-            |family| self.options.family == AddressFamily::Any || self.options.family == family;
-        let of = async |wanted: bool, kind: RecordType| {
-            if wanted {
-                self.lookup(name, kind).await
+    /// All addresses of a name.
+    async fn addresses(&self, name: &str) -> Result<Addresses, Nothing> {
+        let of = async |family: AddressFamily, kind: RecordType| {
+            if self.options.family == AddressFamily::Any || self.options.family == family {
+                Some(self.client.lookup(name, kind).await)
             } else {
-                Err(Nothing::NoData)
+                None
             }
         };
         let (v4, v6) = futures_util::join!(
-            of(wants(AddressFamily::Ipv4), RecordType::A),
-            of(wants(AddressFamily::Ipv6), RecordType::AAAA)
+            of(AddressFamily::Ipv4, RecordType::A),
+            of(AddressFamily::Ipv6, RecordType::AAAA)
         );
-        let mut found = Vec::new();
-        let mut nothing = Nothing::NoData;
-        for answer in [v4, v6] {
-            match answer {
-                Ok(data) => found.extend(data.iter().filter_map(RData::ip_addr)),
-                Err(failure @ Nothing::Failure(_)) => nothing = failure,
-                Err(Nothing::NoName) if !matches!(nothing, Nothing::Failure(_)) => {
-                    nothing = Nothing::NoName;
+        let mut list = Vec::new();
+        let mut ttl = Duration::MAX;
+        let mut alias_of = None;
+        let mut nothing: Option<Nothing> = None;
+        for answer in [v4, v6].into_iter().flatten() {
+            match (answer, &nothing) {
+                (Ok(found), _) => {
+                    let addresses = found.data.iter().filter_map(RData::ip_addr);
+                    list.extend(addresses.filter(can_be_called));
+                    ttl = ttl.min(found.ttl);
+                    alias_of = found.aliased.then_some(found.name).or(alias_of);
                 }
-                Err(_) => {}
+                // That one family is not known outweighs that there is none of the other.
+                (Err(failure @ Nothing::Failure(_)), _) => nothing = Some(failure),
+                (Err(_), Some(_)) => {}
+                (Err(none), None) => nothing = Some(none),
             }
         }
-        if found.is_empty() {
-            Err(nothing)
-        } else {
-            Ok(interleave(found, self.options.family))
+        if list.is_empty() {
+            let none = Nothing::NoData(hickory_resolver::proto::dnssec::Proof::Indeterminate);
+            return Err(nothing.unwrap_or(none));
         }
+        Ok(Addresses {
+            list: interleave(list, self.options.family),
+            ttl,
+            alias_of,
+        })
     }
 
     async fn plan(&self, domain: &Domain, seed: u64) -> Result<HopPlan, PlanError> {
         if let Some(plan) = literal(domain) {
             return self.unless_us(domain, plan?);
         }
-        let records = match self.lookup(domain.ascii(), RecordType::MX).await {
-            Ok(records) => records,
-            Err(Nothing::NoData) => return self.implicit(domain).await,
+        let found = match self.client.lookup(domain.ascii(), RecordType::MX).await {
+            Ok(found) => found,
+            Err(Nothing::NoData(_)) => return self.implicit(domain).await,
             Err(nothing) => return Err(refusal(domain, nothing)),
         };
-        let records = records.into_iter().filter_map(|data| match data {
-            RData::MX(mx) => Some((mx.preference, canonical(&mx.exchange.to_ascii()))),
+        let records = found.data.iter().filter_map(|data| match data {
+            RData::MX(mx) => Some((mx.preference, text(&mx.exchange))),
             _ => None,
         });
-        let MxSet::Hosts(names) = order(records.collect(), seed) else {
+        let MxSet::Hosts(mx) = order(records.collect(), seed) else {
             let text = format!("The domain {} takes no mail (null MX)", domain.ascii());
             return Err(PlanError::Permanent(replies::NULL_MX.with_text(text)));
         };
-        self.hosts(domain, names).await
+        let hosts = self.hosts(domain, mx.hosts).await?;
+        let mut warnings = mx.warnings;
+        warnings.extend(hosts.warnings);
+        Ok(HopPlan {
+            ttl: Some(found.ttl),
+            warnings,
+            ..hosts
+        })
     }
 
     /// No MX at all: the domain itself, if it has addresses (RFC 5321 section 5.1).
@@ -210,12 +183,7 @@ impl DnsResolver {
             .addresses(domain.ascii())
             .await
             .map_err(|nothing| refusal(domain, nothing))?;
-        let host = Host {
-            name: domain.clone(),
-            preference: None,
-            addresses,
-            ttl: None,
-        };
+        let host = addresses.of(domain.clone(), None);
         self.unless_us(domain, HopPlan::of(vec![host]))
     }
 
@@ -230,49 +198,64 @@ impl DnsResolver {
     async fn hosts(
         &self,
         domain: &Domain,
-        names: Vec<(u16, String)>,
+        names: Vec<(u16, Domain)>,
     ) -> Result<HopPlan, PlanError> {
         let looked_up = names.into_iter().map(|(preference, name)| async move {
-            let addresses = self.addresses(&name).await;
-            (preference, name, addresses)
+            let addresses = self.addresses(name.ascii()).await;
+            (preference, LookedUp { name, addresses })
         });
-        // A host that has a name that none can have takes no mail.
-        let hosts: Vec<_> = futures_util::future::join_all(looked_up)
-            .await
-            .into_iter()
-            .filter_map(|(preference, name, addresses)| {
-                Some((preference, (name.parse::<Domain>().ok()?, addresses)))
-            })
-            .collect();
+        let hosts = futures_util::future::join_all(looked_up).await;
         let all = hosts.len();
         // Before anything is dropped: our own name says that this is us also where its addresses
         // are not known, and what is behind us does not count, whatever its look-up says.
-        let hosts = stop_at_us(hosts, |(name, addresses)| {
-            self.is_us(name, addresses.as_deref().unwrap_or_default())
-        });
+        let hosts = stop_at_us(hosts, |host| self.is_us_looked_up(host));
         let looping = hosts.len() < all;
         let mut usable = Vec::new();
+        let mut warnings = Vec::new();
         let mut failure = None;
-        for (preference, (name, addresses)) in hosts {
+        for (preference, LookedUp { name, addresses }) in hosts {
             match addresses {
-                Ok(addresses) => usable.push(Host {
-                    name,
-                    preference: Some(preference),
-                    addresses,
-                    ttl: None,
-                }),
-                Err(Nothing::Failure(detail)) => failure = Some(detail),
+                Ok(addresses) => {
+                    if let Some(other) = &addresses.alias_of {
+                        warnings.push(format!(
+                            "the mail exchanger {name} is an alias of {} (RFC 2181 section 10.3)",
+                            escape_peer_text(other)
+                        ));
+                    }
+                    usable.push(addresses.of(name, Some(preference)));
+                }
+                Err(Nothing::Failure(detail)) => {
+                    warnings.push(format!("the mail exchanger {name} is left out: {detail}"));
+                    failure = Some(detail);
+                }
                 // A host that does not exist takes no mail.
-                Err(Nothing::NoName | Nothing::NoData) => {}
+                Err(Nothing::NoName(_) | Nothing::NoData(_)) => {
+                    warnings.push(format!("the mail exchanger {name} has no address"));
+                }
             }
         }
+        warnings.truncate(HOSTS_MAX);
         match (usable.is_empty(), failure) {
-            (false, _) => Ok(HopPlan::of(usable)),
+            (false, _) => Ok(HopPlan {
+                warnings,
+                ..HopPlan::of(usable)
+            }),
             (true, Some(detail)) => Err(refusal(domain, Nothing::Failure(detail))),
             (true, None) if looping => Err(looped(domain)),
             (true, None) => Err(PlanError::Permanent(replies::NO_MAIL_HOST.with_text(
                 format!("No mail exchanger of {} has an address", domain.ascii()),
             ))),
+        }
+    }
+
+    fn is_us_looked_up(&self, host: &LookedUp) -> bool {
+        match &host.addresses {
+            Ok(addresses) => {
+                let alias = addresses.alias_of.as_ref().and_then(|n| n.parse().ok());
+                self.is_us(&host.name, &addresses.list)
+                    || alias.is_some_and(|name| self.is_us(&name, &[]))
+            }
+            Err(_) => self.is_us(&host.name, &[]),
         }
     }
 
@@ -298,18 +281,25 @@ impl DnsResolver {
             .await
             .map_err(|nothing| match nothing {
                 // A next hop from a configuration that is not there is a mistake to be mended, not a reason to bounce.
-                Nothing::NoName | Nothing::NoData => refusal(
+                Nothing::NoName(_) | Nothing::NoData(_) => refusal(
                     name,
                     Nothing::Failure(format!("{} has no address", name.ascii())),
                 ),
                 failure @ Nothing::Failure(_) => refusal(name, failure),
             })?;
-        Ok(HopPlan::of(vec![Host {
-            name: name.clone(),
-            preference: None,
-            addresses,
-            ttl: None,
-        }]))
+        Ok(HopPlan::of(vec![addresses.of(name.clone(), None)]))
+    }
+}
+
+impl Addresses {
+    /// As a host of a plan.
+    fn of(self, name: Domain, preference: Option<u16>) -> Host {
+        Host {
+            name,
+            preference,
+            addresses: self.list,
+            ttl: Some(self.ttl),
+        }
     }
 }
 
@@ -329,13 +319,6 @@ impl MxLookup for DnsResolver {
     ) -> BoxFuture<'a, Result<HopPlan, PlanError>> {
         Box::pin(self.one(name, port))
     }
-}
-
-/// A host's name as [`Domain`] has it; as it is, where none can have it: the root of a null MX.
-fn canonical(name: &str) -> String {
-    let name = name.trim_end_matches('.');
-    let domain = name.parse::<Domain>();
-    domain.map_or_else(|_| name.to_owned(), |domain| domain.ascii().to_owned())
 }
 
 /// A literal is its own host.
@@ -366,10 +349,10 @@ fn looped(domain: &Domain) -> PlanError {
 fn refusal(domain: &Domain, nothing: Nothing) -> PlanError {
     let domain = domain.ascii();
     match nothing {
-        Nothing::NoName => PlanError::Permanent(
+        Nothing::NoName(_) => PlanError::Permanent(
             replies::NO_SUCH_DOMAIN.with_text(format!("The domain {domain} does not exist")),
         ),
-        Nothing::NoData => PlanError::Permanent(replies::NO_MAIL_HOST.with_text(format!(
+        Nothing::NoData(_) => PlanError::Permanent(replies::NO_MAIL_HOST.with_text(format!(
             "The domain {domain} has neither mail exchanger nor address"
         ))),
         Nothing::Failure(detail) => PlanError::Temporary(

@@ -3,7 +3,7 @@
 //! A [`Router`] answers for a recipient with a [`Route`]; [`StaticRouter`] takes rules from a
 //! configuration, your own may ask whatever it likes, and [`SharedRouter`] chains them. A route
 //! by MX becomes hosts and addresses through [`MxLookup`], of which [`DnsResolver`] is the real
-//! one and the only place where this crate does I/O.
+//! one; [`SecureDns`] says what DNSSEC vouches for. Only these two do I/O in this crate.
 //!
 //! ```
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -22,14 +22,26 @@
 //! # Ok(()) }
 //! ```
 
+mod dane;
 mod dns;
+pub mod fuzz;
+mod hops;
 mod mx;
 mod plan;
 mod route;
 mod security;
+mod security_policies;
 mod static_routes;
+mod sts;
+mod sts_policies;
+mod via;
 
-pub use dns::{DnsError, DnsOptions, DnsResolver};
+pub use dane::{SecureFuture, SecureLookup, TLSA_MAX};
+pub use dns::{
+    DnsError, DnsOptions, DnsResolver, NameServer, NameServerError, NoAnswer, SecureDns,
+    SecureError, Secured, TlsaAnswer, TrustAnchor,
+};
+pub use hops::order_hops;
 pub use mx::{ADDRESSES_MAX, AddressFamily, HOSTS_MAX};
 pub use plan::{HopPlan, Host, MxLookup, PlanError};
 pub use route::{
@@ -37,4 +49,14 @@ pub use route::{
     RouteLimits, RouteOptions, RouteRequest, Router, SharedRouter, TlsMode,
 };
 pub use security::{HostSecurity, NoSecurity, PolicyKind, Requirement, SecurityLookup};
-pub use static_routes::{Pattern, PatternError, RouteRule, StaticRouter, Via, ViaError};
+pub use security_policies::{PolicyMode, SecurityPolicies};
+pub use static_routes::{Pattern, PatternError, RouteRule, StaticRouter};
+pub use sts::{
+    STS_MAX_AGE_MAX, STS_PATTERNS_MAX, STS_POLICY_MAX, StsMode, StsPolicy, StsPolicyError,
+    StsRecord, fuzz_sts,
+};
+pub use sts_policies::{
+    FETCH_AGAIN, Now, STS_FETCH_MAX, STS_PATIENCE, StsFetch, StsFetchError, StsPolicies, TxtLookup,
+    fuzz_sts_kept,
+};
+pub use via::{HOPS_MAX, Via, ViaError};

@@ -88,6 +88,12 @@ pub trait SecurityLookup: Send + Sync + 'static {
         host: &'a Host,
         port: u16,
     ) -> BoxFuture<'a, HostSecurity>;
+
+    /// One round of what is to be done from time to time in the background, such as refreshing
+    /// policies; once in some minutes will do.
+    fn maintain(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
 }
 
 /// Nothing is asked of anybody.

@@ -1,11 +1,14 @@
 //! How operators reach a running service: HTTP over a Unix socket that only its owner may open.
 
+mod look;
+mod stats;
 mod whole;
 
 use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 use std::{fs, io};
 
 use axum::Router;
@@ -14,10 +17,9 @@ use axum::extract::{Path as UrlPath, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{get, post};
-use postroad_net::clock;
-use postroad_queue::{
-    Content, Filter, Health, LaneSummary, Listed, Operation, QueueId, Store, StoreError, Totals,
-};
+use postroad_mta::Outbound;
+use postroad_queue::history::History;
+use postroad_queue::{Content, Filter, Health, Listed, Operation, QueueId, Store, StoreError};
 use serde::{Deserialize, Serialize};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Notify;
@@ -25,9 +27,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 use crate::config::Loaded;
+use crate::explain::Explainer;
 use crate::service::ServiceError;
-use crate::{metrics, with_causes};
+use crate::{history, metrics, with_causes};
 
+pub use postroad_mta::{DeadHost, DestinationView, LastError, Throttled};
+pub use stats::Stats;
 pub use whole::ImportReport;
 pub(crate) use whole::ImportRequest;
 
@@ -69,30 +74,6 @@ pub struct Operated {
     pub messages: u64,
 }
 
-/// The queue at a glance.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
-pub struct Stats {
-    /// In all.
-    pub totals: Totals,
-    /// By lane.
-    pub lanes: Vec<LaneSummary>,
-    /// How the store does.
-    #[serde(default)]
-    pub health: Health,
-}
-
-impl Stats {
-    /// Of a store.
-    #[must_use]
-    pub fn of(store: &dyn Store) -> Self {
-        Self {
-            totals: store.totals(),
-            lanes: store.lanes(),
-            health: store.health(),
-        }
-    }
-}
-
 /// The server behind the socket.
 #[derive(Debug)]
 pub struct Admin {
@@ -102,9 +83,22 @@ pub struct Admin {
     tasks: std::sync::Mutex<Vec<tokio::task::JoinHandle<()>>>,
 }
 
+/// What is asked, and worked on.
+#[derive(Clone)]
+pub(crate) struct Parts {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) history: Arc<dyn History>,
+    /// How long the history is kept, as long as this process lives.
+    pub(crate) kept: Duration,
+    /// Delivery: who knows what holds destinations back.
+    pub(crate) outbound: Option<Arc<Outbound>>,
+    pub(crate) explainer: Option<Arc<Explainer>>,
+}
+
 #[derive(Clone)]
 struct Shared {
     store: Arc<dyn Store>,
+    parts: Parts,
     reload: Arc<Notify>,
     shutdown: CancellationToken,
 }
@@ -124,10 +118,7 @@ impl Shared {
 
 impl Admin {
     /// Serves until [`Admin::stop`].
-    pub(crate) async fn start(
-        loaded: &Loaded,
-        store: Arc<dyn Store>,
-    ) -> Result<Arc<Self>, ServiceError> {
+    pub(crate) async fn start(loaded: &Loaded, parts: Parts) -> Result<Arc<Self>, ServiceError> {
         let config = &loaded.config;
         let failed = |key: &str, place: String, error: io::Error| {
             let message = format!("listening on {place}: {error}");
@@ -137,8 +128,10 @@ impl Admin {
         let listener = listen(&socket)
             .map_err(|error| failed("admin.socket", socket.display().to_string(), error))?;
         let (reload, shutdown) = (Arc::new(Notify::new()), CancellationToken::new());
+        let watching = parts.clone();
         let shared = Shared {
-            store: Arc::clone(&store),
+            store: Arc::clone(&parts.store),
+            parts,
             reload: Arc::clone(&reload),
             shutdown: shutdown.clone(),
         };
@@ -152,7 +145,7 @@ impl Admin {
             }
         })];
         if let Some(address) = config.admin.http {
-            let health = health(address, store, shutdown.clone()).await;
+            let health = health(address, watching, shutdown.clone()).await;
             tasks.push(health.map_err(|error| failed("admin.http", address.to_string(), error))?);
         }
         Ok(Arc::new(Self {
@@ -179,7 +172,7 @@ impl Admin {
         for task in tasks {
             // A client that does not let go is not waited for.
             let abort = task.abort_handle();
-            if tokio::time::timeout(std::time::Duration::from_secs(2), task)
+            if tokio::time::timeout(Duration::from_secs(2), task)
                 .await
                 .is_err()
             {
@@ -222,7 +215,7 @@ fn listen(path: &Path) -> io::Result<UnixListener> {
 /// Health and metrics, for load balancers and monitoring, on a loopback address.
 async fn health(
     address: SocketAddr,
-    store: Arc<dyn Store>,
+    parts: Parts,
     shutdown: CancellationToken,
 ) -> io::Result<tokio::task::JoinHandle<()>> {
     let listener = TcpListener::bind(address).await?;
@@ -230,7 +223,7 @@ async fn health(
     let router = Router::new()
         .route("/", get(healthy))
         .merge(watched())
-        .with_state(store);
+        .with_state(parts);
     Ok(tokio::spawn(async move {
         let served = axum::serve(listener, router)
             .with_graceful_shutdown(shutdown.cancelled_owned())
@@ -242,31 +235,34 @@ async fn health(
 }
 
 /// What tells how the service does, and nothing of anybody's mail.
-fn watched() -> Router<Arc<dyn Store>> {
+fn watched() -> Router<Parts> {
     Router::new()
         .route("/health", get(healthy))
         .route("/metrics", get(metrics))
 }
 
 fn all(shared: Shared) -> Router {
-    let watched = watched().with_state(Arc::clone(&shared.store));
+    let watched = watched().with_state(shared.parts.clone());
     Router::new()
         .route("/reload", post(reload))
         .route("/queue/page", post(page))
         .route("/queue/operate", post(operate))
-        .route("/queue/stats", get(stats))
+        .route("/queue/stats", get(stats::stats))
         .route("/queue/verify", get(whole::verify))
         .route("/queue/export", post(whole::export))
         .route("/queue/import", post(whole::import))
         .route("/queue/{id}/body", get(body))
+        .route("/trace", post(look::trace))
+        .route("/explain", post(look::explain))
+        .route("/tls/report", get(look::tls_report))
         .with_state(shared)
         .merge(watched)
 }
 
 /// A service whose queue takes no mail answers it with a temporary error: whoever spreads
 /// connections does better to choose another.
-async fn healthy(State(store): State<Arc<dyn Store>>) -> Response {
-    health_of(store.health())
+async fn healthy(State(parts): State<Parts>) -> Response {
+    health_of(parts.store.health())
 }
 
 fn health_of(health: Health) -> Response {
@@ -283,9 +279,10 @@ fn health_of(health: Health) -> Response {
     (StatusCode::SERVICE_UNAVAILABLE, Json(answer)).into_response()
 }
 
-async fn metrics(State(store): State<Arc<dyn Store>>) -> Response {
+async fn metrics(State(parts): State<Parts>) -> Response {
     let kind = [(header::CONTENT_TYPE, metrics::CONTENT_TYPE)];
-    (kind, metrics::text(&*store)).into_response()
+    let text = metrics::text(&*parts.store, parts.outbound.as_deref());
+    (kind, text).into_response()
 }
 
 async fn reload(State(shared): State<Shared>) -> StatusCode {
@@ -339,16 +336,12 @@ async fn operate(
     State(shared): State<Shared>,
     Json(request): Json<OperateRequest>,
 ) -> Result<Json<Operated>, Failure> {
-    let messages = shared
-        .store
-        .operate(clock::now(), request.operation, &request.filter)
-        .await?;
+    let (parts, operation) = (&shared.parts, request.operation);
+    let (store, history) = (&*parts.store, &*parts.history);
+    let operated = history::operate(store, history, parts.kept, operation, &request.filter);
+    let messages = operated.await?;
     info!(operation = ?request.operation, messages, "an operator's order was carried out");
     Ok(Json(Operated { messages }))
-}
-
-async fn stats(State(shared): State<Shared>) -> Json<Stats> {
-    Json(Stats::of(&*shared.store))
 }
 
 async fn body(
@@ -377,6 +370,7 @@ const STOPPING: &str = "the service is stopping; ask again when it has stopped";
 
 enum Failure {
     Store(StoreError),
+    Asked(String),
     Stopping,
 }
 
@@ -390,6 +384,7 @@ impl IntoResponse for Failure {
     fn into_response(self) -> Response {
         let (status, text) = match self {
             Self::Stopping => (StatusCode::SERVICE_UNAVAILABLE, STOPPING.to_owned()),
+            Self::Asked(what) => (StatusCode::BAD_REQUEST, what),
             Self::Store(error @ StoreError::NotFound(_)) => {
                 (StatusCode::NOT_FOUND, error.to_string())
             }

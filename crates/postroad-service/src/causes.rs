@@ -1,6 +1,7 @@
 use std::error::Error;
 
 use crate::config::ConfigError;
+use crate::queue::QueueError;
 use crate::service::ServiceError;
 
 /// The status that a program ends with that cannot go on: 2, where the configuration must be
@@ -10,7 +11,11 @@ pub fn exit_status(error: &(dyn Error + 'static)) -> u8 {
     let mut next = Some(error);
     while let Some(error) = next {
         let mistaken = error.is::<ConfigError>()
-            || matches!(error.downcast_ref(), Some(ServiceError::Config(_)));
+            || matches!(error.downcast_ref(), Some(ServiceError::Config(_)))
+            || matches!(
+                error.downcast_ref(),
+                Some(QueueError::Service(ServiceError::Config(_)))
+            );
         if mistaken {
             return 2;
         }
@@ -61,6 +66,8 @@ mod tests {
         let mistake = || ConfigError(Vec::new());
         assert_eq!(exit_status(&mistake()), 2);
         assert_eq!(exit_status(&ServiceError::from(mistake())), 2);
+        let asked = QueueError::from(ServiceError::from(mistake()));
+        assert_eq!(exit_status(&asked), 2);
         assert_eq!(exit_status(&ServiceError::Ended), 1);
     }
 }

@@ -10,8 +10,8 @@ use mail_parser::MessageParser;
 use postroad_mail::escape_peer_text;
 
 use crate::config::{
-    Admin, Config, Directory, DirectoryKind, Listener, ListenerTls, Loaded, Log, LogFormat, Queue,
-    Relay, Route, RouteTls, Service as Kind, Submission, Tls,
+    Admin, Config, Delivery, Directory, DirectoryKind, Listener, ListenerTls, Loaded, Log,
+    LogFormat, OneOrMany, Queue, Relay, Route, Service as Kind, Submission, Tls, TlsPolicy,
 };
 use crate::service::{Service, ServiceError};
 
@@ -160,14 +160,10 @@ fn configuration(directory: &Path, ports: Ports) -> Config {
         tls,
         bare_newline: None,
     };
+    let inbox = format!("maildir:{}", directory.join("inbox").display());
     let route = Route {
-        recipient: None,
-        sender: None,
-        user: None,
-        network: None,
-        via: format!("maildir:{}", directory.join("inbox").display()),
-        tls: RouteTls::default(),
-        source: None,
+        via: OneOrMany(vec![inbox]),
+        ..Route::default()
     };
     Config {
         hostname: Some("localhost".to_owned()),
@@ -196,6 +192,11 @@ fn configuration(directory: &Path, ports: Ports) -> Config {
             ..Relay::default()
         },
         route: vec![route],
+        // Nothing leaves the machine, no question either.
+        delivery: Delivery {
+            tls_policy: TlsPolicy::Off,
+            ..Delivery::default()
+        },
         limits: crate::config::Limits {
             min_free: crate::config::units::Size(16 << 20),
             ..crate::config::Limits::default()
@@ -207,6 +208,7 @@ fn configuration(directory: &Path, ports: Ports) -> Config {
         log: Log {
             format: LogFormat::Compact,
             level: "warn".to_owned(),
+            ..Log::default()
         },
         ..Config::default()
     }

@@ -4,7 +4,7 @@
 //! lines with your router or directory in them:
 //!
 //! ```no_run
-//! use postroad_routing::{Destination, Route, RouteError, RouteOptions, RouteRequest, Router};
+//! use postroad_routing::{Destination, Route, RouteError, RouteRequest, Router};
 //! use postroad_service::{Service, config, telemetry};
 //!
 //! struct Nowhere;
@@ -12,7 +12,7 @@
 //! impl Router for Nowhere {
 //!     async fn route(&self, request: &RouteRequest<'_>) -> Result<Option<Route>, RouteError> {
 //!         let discard = request.recipient.domain().ascii() == "nowhere.example";
-//!         Ok(discard.then(|| Route { destination: Destination::Discard, options: RouteOptions::default() }))
+//!         Ok(discard.then(|| Route::new(Destination::Discard)))
 //!     }
 //! }
 //!
@@ -29,10 +29,14 @@ pub mod admin;
 mod causes;
 pub mod config;
 pub mod dev;
+pub mod explain;
+mod history;
 mod metrics;
 pub mod queue;
 mod service;
 pub mod telemetry;
+pub mod tls_report;
+pub mod trace;
 
 pub use causes::{exit_status, with_causes};
 pub use service::{Service, ServiceError, open_store};

@@ -1,22 +1,63 @@
 //! What a monitoring system reads of a running service: numbers about its queue, in the text
 //! format of Prometheus. No name, address or subject of anybody is among them.
 
+use std::collections::HashSet;
 use std::fmt::Display;
 
+use postroad_mta::Outbound;
 use postroad_queue::Store;
 
 /// The type of the text.
 pub(crate) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// All of it, now.
-pub(crate) fn text(store: &dyn Store) -> String {
+pub(crate) fn text(store: &dyn Store, outbound: Option<&Outbound>) -> String {
     let mut text = Text(String::new());
     let version = env!("CARGO_PKG_VERSION");
     text.head("postroad_build_info", "gauge", "The program.");
     text.value(&format!("postroad_build_info{{version=\"{version}\"}}"), 1);
     queue(&mut text, store);
     health(&mut text, store);
+    if let Some(outbound) = outbound {
+        delivery(&mut text, outbound);
+    }
     text.0
+}
+
+/// Of destinations met lately.
+fn delivery(text: &mut Text, outbound: &Outbound) {
+    let destinations = outbound.destinations();
+    let throttled = destinations.iter().filter(|one| one.throttled.is_some());
+    let dead = destinations.iter().flat_map(|one| &one.dead_hosts);
+    let dead: HashSet<_> = dead.map(|host| (&host.name, &host.address)).collect();
+    let failing = outbound.tls_report();
+    let failing = failing.iter().filter(|domain| domain.would_fail > 0);
+    for (name, help, value) in [
+        (
+            "destinations",
+            "Destinations that mail went to lately.",
+            destinations.len(),
+        ),
+        (
+            "throttled_destinations",
+            "Of those, the ones that are held back: `postroad queue stats` says why.",
+            throttled.count(),
+        ),
+        (
+            "dead_hosts",
+            "Hosts of those that could not be called.",
+            dead.len(),
+        ),
+        (
+            "tls_failing_domains",
+            "Domains whose DANE or MTA-STS some session in the last 30 days did not satisfy: `postroad tls report` names them.",
+            failing.count(),
+        ),
+    ] {
+        let name = format!("postroad_delivery_{name}");
+        text.head(&name, "gauge", help);
+        text.value(&name, value);
+    }
 }
 
 fn queue(text: &mut Text, store: &dyn Store) {
@@ -150,11 +191,28 @@ impl Text {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use postroad_queue::MemStore;
+    use std::sync::Arc;
 
-    #[test]
-    fn each_number_has_its_help_and_its_type_once() {
-        let text = text(&MemStore::new(1 << 20));
+    use postroad_mta::OutboundConfig;
+    use postroad_net::client::Connector;
+    use postroad_queue::MemStore;
+    use postroad_routing::{DnsOptions, DnsResolver, SharedRouter};
+
+    #[tokio::test]
+    async fn each_number_has_its_help_and_its_type_once() {
+        let store = MemStore::new(1 << 20);
+        let dns = DnsOptions {
+            nameservers: vec!["127.0.0.1:9".parse().unwrap()],
+            ..DnsOptions::default()
+        };
+        let outbound = Outbound::new(
+            OutboundConfig::new("mx.test".parse().unwrap()),
+            Arc::new(store.clone()),
+            SharedRouter::default(),
+            Arc::new(DnsResolver::new(dns).unwrap()),
+            Connector::new(&[]).unwrap(),
+        );
+        let text = text(&store, Some(&outbound));
         let mut names = Vec::new();
         let mut lines = text.lines().peekable();
         while let Some(help) = lines.next() {
@@ -172,6 +230,7 @@ mod tests {
             }
         }
         assert!(names.contains(&"postroad_queue_fault"), "{text}");
+        assert!(text.contains("postroad_delivery_dead_hosts 0\n"), "{text}");
         assert!(
             text.contains("postroad_queue_free_octets 1048576\n"),
             "{text}"

@@ -17,6 +17,7 @@ use hyper_util::rt::TokioIo;
 use nix::unistd::{Uid, User};
 use postroad_mail::Timestamp;
 use postroad_net::clock;
+use postroad_queue::history::{History, Wanted};
 use postroad_queue::transfer::TransferError;
 use postroad_queue::{Filter, Listed, Operation, QueueId, Store, StoreError};
 use serde::Serialize;
@@ -25,7 +26,9 @@ use tokio::net::UnixStream;
 
 use crate::admin::{OperateRequest, Operated, PAGE_MAX, PAGE_PART, PageRequest, Stats};
 use crate::config::{Config, StoreKind};
+use crate::history;
 use crate::service::{ServiceError, open_store};
+use crate::trace::{self, Trace, TraceRequest};
 
 pub use whole::{Pieces, pieces};
 
@@ -69,7 +72,21 @@ pub enum Queue {
     /// Of a running service, at this socket.
     Running(PathBuf),
     /// Of a stopped one.
-    Stopped(Arc<dyn Store>),
+    Stopped(Stopped),
+}
+
+/// A queue that no service uses, open here.
+pub struct Stopped {
+    store: Arc<dyn Store>,
+    history: Arc<dyn History>,
+    /// How long the history is kept.
+    kept: Duration,
+}
+
+impl std::fmt::Debug for Stopped {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Stopped").finish_non_exhaustive()
+    }
 }
 
 impl std::fmt::Debug for Queue {
@@ -94,29 +111,15 @@ impl Queue {
     /// # Errors
     /// Where it can be had neither way.
     pub async fn of(config: &Config) -> Result<Self, QueueError> {
-        let socket = config.admin_socket();
-        match UnixStream::connect(&socket).await {
-            Ok(_) => return Ok(Self::Running(socket)),
-            Err(error) => nobody_answers(&socket, &error)?,
+        if let Some(socket) = socket_of_running(config).await? {
+            return Ok(Self::Running(socket));
         }
-        if config.queue.store == StoreKind::Memory {
-            return Err(QueueError::Gone);
-        }
-        let place = config.queue.path.display();
-        match config.queue.path.try_exists() {
-            Ok(true) => {}
-            Ok(false) => {
-                return Err(QueueError::Refused(format!(
-                    "there is no queue at {place}; is the configuration the right one?"
-                )));
-            }
-            Err(error) => {
-                return Err(QueueError::Refused(format!(
-                    "looking for the queue at {place}: {error}; run this as the service's user"
-                )));
-            }
-        }
-        Ok(Self::Stopped(open_store(config).await?))
+        must_be_there(config)?;
+        Ok(Self::Stopped(Stopped {
+            store: open_store(config).await?,
+            history: history::open(config).await?,
+            kept: history::kept(config),
+        }))
     }
 
     /// Whether a service runs that uses it.
@@ -144,7 +147,7 @@ impl Queue {
                 };
                 ask(socket, Method::POST, "/queue/page", Some(&request)).await
             }
-            Self::Stopped(store) => Ok(store.page(filter, after, PAGE_PART).await?),
+            Self::Stopped(stopped) => Ok(stopped.store.page(filter, after, PAGE_PART).await?),
         }
     }
 
@@ -163,18 +166,42 @@ impl Queue {
                     ask(socket, Method::POST, "/queue/operate", Some(&request)).await?;
                 Ok(done.messages)
             }
-            Self::Stopped(store) => Ok(store.operate(clock::now(), operation, filter).await?),
+            Self::Stopped(stopped) => {
+                let (store, history) = (&*stopped.store, &*stopped.history);
+                Ok(history::operate(store, history, stopped.kept, operation, filter).await?)
+            }
         }
     }
 
-    /// The queue at a glance.
+    /// What has happened to a message, or to those of one Message-ID; nothing where nothing is
+    /// known.
+    ///
+    /// # Errors
+    /// Where the history or the queue cannot be read.
+    pub async fn trace(&self, wanted: &Wanted) -> Result<Trace, QueueError> {
+        match self {
+            Self::Running(socket) => {
+                let request = TraceRequest::of(wanted);
+                ask(socket, Method::POST, "/trace", Some(&request)).await
+            }
+            Self::Stopped(stopped) => {
+                let (store, history) = (&*stopped.store, &*stopped.history);
+                Ok(trace::find(store, history, stopped.kept, wanted).await?)
+            }
+        }
+    }
+
+    /// The queue at a glance, with the lanes that most mail waits in, at most so many.
     ///
     /// # Errors
     /// Where the running service does not answer.
-    pub async fn stats(&self) -> Result<Stats, QueueError> {
+    pub async fn stats(&self, top: usize) -> Result<Stats, QueueError> {
         match self {
-            Self::Running(socket) => ask(socket, Method::GET, "/queue/stats", None::<&()>).await,
-            Self::Stopped(store) => Ok(Stats::of(&**store)),
+            Self::Running(socket) => {
+                let path = format!("/queue/stats?top={top}");
+                ask(socket, Method::GET, &path, None::<&()>).await
+            }
+            Self::Stopped(stopped) => Ok(Stats::of(&*stopped.store, None, top)),
         }
     }
 
@@ -203,8 +230,8 @@ impl Queue {
                     }
                 }
             }
-            Self::Stopped(store) => {
-                let content = store.content(id).await?;
+            Self::Stopped(stopped) => {
+                let content = stopped.store.content(id).await?;
                 let mut offset = 0;
                 while offset < content.len() {
                     let piece = content.read(offset, 256 << 10).await?;
@@ -223,7 +250,7 @@ impl Queue {
     pub async fn close(self) -> Result<(), QueueError> {
         match self {
             Self::Running(_) => Ok(()),
-            Self::Stopped(store) => Ok(store.close().await?),
+            Self::Stopped(stopped) => Ok(stopped.store.close().await?),
         }
     }
 }
@@ -233,6 +260,46 @@ fn failed(socket: &Path, error: impl std::fmt::Display) -> QueueError {
         socket: socket.to_owned(),
         detail: error.to_string(),
     }
+}
+
+/// Where the service answers, where one runs.
+pub(crate) async fn socket_of_running(config: &Config) -> Result<Option<PathBuf>, QueueError> {
+    let socket = config.admin_socket();
+    match UnixStream::connect(&socket).await {
+        Ok(_) => Ok(Some(socket)),
+        Err(error) => nobody_answers(&socket, &error).map(|()| None),
+    }
+}
+
+/// A queue that is not there is not made by looking.
+pub(crate) fn must_be_there(config: &Config) -> Result<(), QueueError> {
+    if config.queue.store == StoreKind::Memory {
+        return Err(QueueError::Gone);
+    }
+    let place = config.queue.path.display();
+    match config.queue.path.try_exists() {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(QueueError::Refused(format!(
+            "there is no queue at {place}; is the configuration the right one?"
+        ))),
+        Err(error) => Err(QueueError::Refused(format!(
+            "looking for the queue at {place}: {error}; run this as the service's user"
+        ))),
+    }
+}
+
+/// Asks a running service something.
+pub(crate) async fn post<T: DeserializeOwned>(
+    socket: &Path,
+    path: &str,
+    request: &impl Serialize,
+) -> Result<T, QueueError> {
+    ask(socket, Method::POST, path, Some(request)).await
+}
+
+/// Asks a running service something that needs no words.
+pub(crate) async fn get<T: DeserializeOwned>(socket: &Path, path: &str) -> Result<T, QueueError> {
+    ask(socket, Method::GET, path, None::<&()>).await
 }
 
 /// Whether that is because no service runs. Where one may run, its queue must be left alone.

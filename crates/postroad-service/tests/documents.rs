@@ -99,7 +99,8 @@ fn every_unit_starts_a_program_that_there_is() {
         let maildirs = config
             .route
             .iter()
-            .filter_map(|r| r.via.strip_prefix("maildir:"));
+            .flat_map(|r| &r.via.0)
+            .filter_map(|via| via.strip_prefix("maildir:"));
         let written = maildirs
             .map(PathBuf::from)
             .chain([config.queue.path.clone(), config.admin_socket()]);

@@ -12,7 +12,7 @@
 //! | each segment: number, epoch; length of the log, of the journal, of what counts of it | 4, 8; 8, 8, 8 |
 //! | each message: id; segment, offset, newest state record | 16; 4, 4, 4 |
 //! | … octets of its record in eighths, the highest bit where its body has a file of its own | 4 |
-//! | … whether it is held; size; jobs, finished recipients | 1; 8; 4, 4 |
+//! | … whether it is held, its flow; size; jobs, finished recipients | 1, 1; 8; 4, 4 |
 //! | … each job: number of its lane (the next new one: its name follows, behind its length) | 4 (4, …) |
 //! | … … recipients that wait, attempts, due (ms), whether the sender was told of the delay | 4, 4, 8, 1 |
 //! | … each finished recipient, and how: 1 delivered, 2 failed, 3 removed | 4, 1 |
@@ -21,7 +21,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use postroad_mail::Timestamp;
-use postroad_queue::jobs::{Jobs, Saved, SavedJob};
+use postroad_queue::jobs::{Flow, Jobs, Saved, SavedJob};
 use postroad_queue::{Lane, QueueId, RecipientState, StoreError};
 
 use crate::inner::Inner;
@@ -33,11 +33,12 @@ use crate::watch::now;
 
 const NAME: &str = "CLEAN";
 const UNFINISHED: &str = "CLEAN.new";
-const HEAD: [u8; 8] = *b"PRCK\x02\0\0\0";
+/// Version 2 did not know whose mail a message is.
+const HEAD: [u8; 8] = *b"PRCK\x03\0\0\0";
 /// Octets gathered before they are written.
 const PIECE: usize = 1 << 20;
 /// Octets of a message and of a job, at least: what a count is held against before it is believed.
-const MESSAGE_MIN: usize = 16 + 12 + 4 + 1 + 8 + 8;
+const MESSAGE_MIN: usize = 16 + 12 + 4 + 2 + 8 + 8;
 const JOB_MIN: usize = 4 + 4 + 4 + 8 + 1;
 
 /// The table and the segments of a store that was stopped cleanly.
@@ -91,7 +92,7 @@ fn message(
     for n in [place.segment, place.offset, place.state, extent] {
         out.int(n)?;
     }
-    out.put(&[u8::from(saved.held)])?;
+    out.put(&[u8::from(saved.held), saved.flow.to_bits()])?;
     out.long(saved.size)?;
     out.int(count(saved.jobs.len()))?;
     out.int(count(saved.done.len()))?;
@@ -236,12 +237,13 @@ fn one(reader: &mut Reader<'_>, lanes: &mut Vec<Lane>) -> Option<(QueueId, Place
     let id = QueueId::from_bytes(reader.take()?);
     let (segment, offset, state) = (reader.int()?, reader.int()?, reader.int()?);
     let extent = Extent::from_bits(reader.int()?);
-    let [held] = reader.take()?;
+    let [held, flow] = reader.take()?;
     let size = reader.long()?;
     let (jobs, done) = (believable(reader, JOB_MIN)?, believable(reader, 5)?);
     let mut saved = Saved {
         size,
         held: held != 0,
+        flow: Flow::from_bits(flow),
         jobs: Vec::with_capacity(jobs),
         done: Vec::with_capacity(done),
     };

@@ -311,6 +311,7 @@ fn prepare(
         body,
         ready: None,
         lanes: [].into(),
+        flow: saved.flow,
         resumed: None,
     };
     Ok(prepared.finish())

@@ -2,6 +2,7 @@ use std::sync::{Arc, Weak};
 
 use bytes::{Bytes, BytesMut};
 use postroad_mail::Timestamp;
+use postroad_queue::jobs::Flow;
 use postroad_queue::{BoxFuture, Draft, Incoming, Lane, MessageInfo, Notice, QueueId, StoreError};
 use tokio::sync::oneshot;
 
@@ -167,10 +168,11 @@ pub(crate) fn prepare(
     draft.complete_lanes();
     let lanes: Arc<[Lane]> = draft.lanes.clone().into();
     let size = draft.head.len() as u64 + big.map_or(body.len() as u64, |(length, _)| length);
+    let flow = Flow::of(&draft.envelope, &draft.origin);
     let mut resumed = None;
     let mut arrived = now;
     if let Some(resume) = &draft.resumes {
-        let saved = resume.saved(now, size, &lanes);
+        let saved = resume.saved(now, size, flow, &lanes);
         resumed = Some(Box::new(saved.ok_or(StoreError::NobodyWaits)?));
         arrived = resume.arrived;
     }
@@ -224,6 +226,7 @@ pub(crate) fn prepare(
         body,
         ready,
         lanes,
+        flow,
         resumed,
     };
     Ok(prepared.finish())

@@ -37,6 +37,7 @@
 //! # Ok(()) }
 //! ```
 
+mod cache;
 mod checkpoint;
 mod compact;
 #[cfg(test)]
@@ -47,8 +48,11 @@ mod copies;
 mod copies_tests;
 #[cfg(test)]
 mod crash;
+#[cfg(test)]
+mod flows_tests;
 pub mod fuzz;
 mod handover;
+mod history;
 mod incoming;
 mod index;
 mod inner;
@@ -71,5 +75,6 @@ mod verify;
 mod watch;
 mod writer;
 
+pub use history::{FileHistory, HistoryFiles, HistoryOptions};
 pub use options::{Durability, Options, RecoveryReport};
 pub use store::LocalStore;

@@ -17,8 +17,8 @@
 //! | CRC32C of the above | 4 | | | |
 //! | meta: JSON of [`Meta`]; head; body, where inline; zeros | | | | |
 
-use postroad_mail::{Envelope, Origin, Timestamp};
-use postroad_queue::jobs::Settlement;
+use postroad_mail::{Envelope, Origin, ReversePath, Timestamp};
+use postroad_queue::jobs::{Flow, Settlement};
 use postroad_queue::{Evidence, Lane, QueueId, Resume};
 use serde::{Deserialize, Serialize};
 
@@ -87,6 +87,8 @@ pub(crate) struct Moved {
 /// What recovery needs of it.
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct Gist {
+    envelope: Sender,
+    origin: User,
     pub(crate) lanes: Vec<Lane>,
     #[serde(default)]
     pub(crate) settles: Option<Settles>,
@@ -94,6 +96,26 @@ pub(crate) struct Gist {
     pub(crate) resumes: Option<Resume>,
     #[serde(default)]
     pub(crate) moved: Option<Moved>,
+}
+
+/// Of an envelope, whose mail it is.
+#[derive(Clone, Debug, Deserialize)]
+struct Sender {
+    from: ReversePath,
+}
+
+/// Of an origin, whose mail it is.
+#[derive(Clone, Debug, Deserialize)]
+struct User {
+    #[serde(default)]
+    user: Option<String>,
+}
+
+impl Gist {
+    /// Whose mail it is.
+    pub(crate) fn flow(&self) -> Flow {
+        Flow::named(self.origin.user.as_deref(), &self.envelope.from)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -347,6 +347,7 @@ impl Recovery<'_> {
             return;
         };
         let id = header.id;
+        let flow = gist.flow();
         self.settles.extend(gist.settles.map(|s| (segment, s)));
         let big = header.kind == BIG;
         let place = Place {
@@ -359,8 +360,8 @@ impl Recovery<'_> {
         match gist.resumes {
             None => self
                 .table
-                .insert(id, place, header.size(), header.due, &gist.lanes),
-            Some(resume) => match resume.saved(header.due, header.size(), &gist.lanes) {
+                .insert(id, place, header.size(), header.due, flow, &gist.lanes),
+            Some(resume) => match resume.saved(header.due, header.size(), flow, &gist.lanes) {
                 Some(saved) => self.table.load(id, place, saved),
                 None => return, // nothing is to be done for it
             },

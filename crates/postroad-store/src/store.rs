@@ -1,12 +1,12 @@
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc as std_mpsc;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
-use postroad_mail::Timestamp;
+use postroad_mail::{Cache, Timestamp};
 use postroad_queue::{
     AttemptRecord, BoxFuture, ClaimRequest, Claimed, Content, Filter, Health, Incoming, Lane,
     LaneSummary, Lease, Listed, Operation, QueueId, Store, StoreError, Totals, Verified,
@@ -14,6 +14,7 @@ use postroad_queue::{
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
+use crate::cache::{self, Cached};
 use crate::checkpoint;
 use crate::compact;
 use crate::content::blocking;
@@ -54,6 +55,8 @@ pub(crate) struct Handle {
     /// Held for as long as a stop takes: who asks for another waits for it. Not `running`, for
     /// which commits wait that the stop waits for.
     stopping: Mutex<()>,
+    /// Opened when it is first asked for.
+    cache: OnceLock<Cached>,
 }
 
 #[derive(Debug)]
@@ -109,6 +112,7 @@ impl LocalStore {
             inner,
             running: Mutex::new(Some(running)),
             stopping: Mutex::new(()),
+            cache: OnceLock::new(),
         };
         Ok((Self(Arc::new(handle)), found.report))
     }
@@ -130,6 +134,15 @@ impl LocalStore {
             ticked
         })
         .await
+    }
+
+    /// A place beside the queue for what may be lost. It outlives stops, also those that are not
+    /// clean, as far as it can; damaged, it is made anew. The first call opens it, and blocks.
+    #[must_use]
+    pub fn cache(&self) -> Arc<dyn Cache> {
+        let (io, options) = (&self.inner().io, &self.inner().options);
+        let opened = (self.0.cache).get_or_init(|| cache::open(io, &options.path.join("cache")));
+        opened.shared()
     }
 
     pub(crate) fn inner(&self) -> &Arc<Inner> {
@@ -239,6 +252,9 @@ impl Handle {
         let mut ended_well = true;
         for thread in running.threads {
             ended_well &= thread.join().is_ok(); // a panic there has been reported
+        }
+        if let Some(cache) = self.cache.get() {
+            cache.flush();
         }
         let _still = self.inner.no_change();
         let synced = self.inner.tick();
@@ -545,7 +561,10 @@ impl Store for LocalStore {
     }
 
     fn limit(&self, lane: &Lane, at_once: Option<usize>) {
-        self.inner().table().limit(lane, at_once);
+        let more = self.inner().table().limit(lane, at_once);
+        if more {
+            self.inner().wakers.wake();
+        }
     }
 
     fn operate<'a>(

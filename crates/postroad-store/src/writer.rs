@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use postroad_mail::Timestamp;
 use postroad_queue::StoreError;
-use postroad_queue::jobs::Saved;
+use postroad_queue::jobs::{Flow, Saved};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::Durability;
@@ -37,6 +37,7 @@ pub(crate) struct Prepared {
     pub(crate) body: Bytes,
     pub(crate) ready: Option<Ready>,
     pub(crate) lanes: Arc<[postroad_queue::Lane]>,
+    pub(crate) flow: Flow,
     /// Where it stands, where that is not at its beginning.
     pub(crate) resumed: Option<Box<Saved>>,
 }
@@ -336,7 +337,10 @@ impl Writer {
         let mut table = self.inner.table();
         match message.resumed {
             Some(saved) => table.load(header.id, place, *saved),
-            None => table.insert(header.id, place, header.size(), header.due, &message.lanes),
+            None => {
+                let (size, flow) = (header.size(), message.flow);
+                table.insert(header.id, place, size, header.due, flow, &message.lanes);
+            }
         }
     }
 

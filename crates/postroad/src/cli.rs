@@ -2,15 +2,20 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use postroad_mail::{Address, ReversePath};
+use postroad_queue::history::Wanted;
 use postroad_service::config::units::Span;
 use postroad_service::dev::Ports;
+use postroad_service::trace::wanted;
+
+use crate::explain::{recipient, sender};
 
 /// Postroad, an SMTP mail system: submission and relay in one process, and what operators need.
 #[derive(Debug, Parser)]
 #[command(
     name = "postroad",
     version,
-    after_help = "Examples:\n  postroad dev                                     try it, nothing to configure\n  postroad check --config /etc/postroad/postroad.toml\n  postroad queue list --to example.org\n  postroad queue retry --all\n  postroad user add alice --file /etc/postroad/users.toml"
+    after_help = "Examples:\n  postroad dev                                     try it, nothing to configure\n  postroad check --config /etc/postroad/postroad.toml\n  postroad queue list --to example.org\n  postroad queue retry --all\n  postroad explain bob@example.org\n  postroad trace 01jdk7e2m8qv3tw5xyz9abcdef\n  postroad user add alice --file /etc/postroad/users.toml"
 )]
 pub(crate) struct Arguments {
     #[command(subcommand)]
@@ -67,6 +72,29 @@ pub(crate) enum Command {
         )]
         config: PathBuf,
     },
+    /// Say how a message to an address would travel now, and why; exit 0 if it would be delivered
+    #[command(
+        after_help = "Asks the running service, which knows the limits now in force and the hosts that do not answer; where none\nruns, the same is found out from the configuration alone, and said so. No mail is sent, nor is anything\nchanged. The exit status is 1 where the mail would have to wait, or would bounce.\n\nExamples:\n  postroad explain bob@example.org\n  postroad explain bob@example.org --from alice@example.net --network 192.0.2.7\n  postroad explain bob@example.org --connect        ask each host, up to RCPT, then RSET\n  postroad explain bob@example.org --json"
+    )]
+    Explain(Explain),
+    /// Show all that has happened to a message, since its first octet
+    #[command(
+        after_help = "Also of messages that have left, for as long as `log.history` says. The running service is asked; where none\nruns, the queue's files are read: then run it as the service's user.\n\nExamples:\n  postroad trace 01jdk7e2m8qv3tw5xyz9abcdef\n  postroad trace '<20261124124901.5f3a@example.org>'\n  postroad trace 01jdk7e2m8qv3tw5xyz9abcdef --json"
+    )]
+    Trace(Trace),
+    /// TLS to others, and what their policies ask for
+    Tls {
+        #[command(subcommand)]
+        order: TlsOrder,
+        /// The configuration
+        #[arg(
+            long,
+            env = "POSTROAD_CONFIG",
+            default_value = "/etc/postroad/postroad.toml",
+            global = true
+        )]
+        config: PathBuf,
+    },
     /// Add, change, remove and list users of a users file
     #[command(
         after_help = "A running service notices the change within a second, at the next login; who is logged in then stays so\nuntil the connection ends.\n\nA file that is changed keeps its owner, group and mode. A new one gets the group of its directory, which\nmay read it (mode 0640); where that is only your own group, you alone may (0600)."
@@ -93,6 +121,67 @@ pub(crate) enum Command {
         /// As JSON Schema
         #[arg(long)]
         schema: bool,
+    },
+}
+
+/// Which mail is to be explained.
+#[derive(Debug, Args)]
+pub(crate) struct Explain {
+    /// The recipient
+    #[arg(value_name = "ADDRESS", value_parser = recipient)]
+    pub(crate) recipient: Address,
+    /// The sender; `<>` is the null one
+    #[arg(long, value_name = "ADDRESS", value_parser = sender, default_value = "<>")]
+    pub(crate) from: ReversePath,
+    /// The user who would have logged in to send it
+    #[arg(long)]
+    pub(crate) user: Option<String>,
+    /// The address of the client that it would come from
+    #[arg(long, value_name = "IP")]
+    pub(crate) network: Option<std::net::IpAddr>,
+    /// Call each host, and ask it for the recipient; no mail is sent
+    #[arg(long)]
+    pub(crate) connect: bool,
+    /// As one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// The configuration
+    #[arg(
+        long,
+        env = "POSTROAD_CONFIG",
+        default_value = "/etc/postroad/postroad.toml"
+    )]
+    pub(crate) config: PathBuf,
+}
+
+/// Which message's history.
+#[derive(Debug, Args)]
+pub(crate) struct Trace {
+    /// A queue id, or a Message-ID with its angle brackets or without
+    #[arg(value_name = "ID", value_parser = wanted)]
+    pub(crate) id: Wanted,
+    /// As one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// The configuration
+    #[arg(
+        long,
+        env = "POSTROAD_CONFIG",
+        default_value = "/etc/postroad/postroad.toml"
+    )]
+    pub(crate) config: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TlsOrder {
+    /// Show which destinations fail what DANE and MTA-STS ask for, and why
+    #[command(
+        after_help = "With `delivery.tls_policy = \"observe\"` mail goes to them all the same, and this says to which it would not with\n\"enforce\".\n\nExamples:\n  postroad tls report\n  postroad tls report --json"
+    )]
+    Report {
+        /// As one JSON object
+        #[arg(long)]
+        json: bool,
     },
 }
 
@@ -147,7 +236,13 @@ pub(crate) enum QueueOrder {
     /// Remove messages; their senders are not told
     Delete(Change),
     /// Show what waits, by destination, and how the queue does
+    #[command(
+        after_help = "The destinations with most mail come first. Of each: what waits and is under way, how its last attempt went,\nwhen the next is, and whether it is held back, and why. A service that does not run holds nobody back.\n\nExamples:\n  postroad queue stats\n  postroad queue stats --all --json"
+    )]
     Stats {
+        /// All destinations, not only those with most mail
+        #[arg(long)]
+        all: bool,
         /// As one JSON object
         #[arg(long)]
         json: bool,

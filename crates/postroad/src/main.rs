@@ -1,8 +1,12 @@
 //! Postroad in one process, and the operator's command line.
 
 mod cli;
+mod explain;
+mod moments;
 mod output;
 mod queue;
+mod tls;
+mod trace;
 mod user;
 
 use std::process::ExitCode;
@@ -11,7 +15,7 @@ use clap::{CommandFactory as _, Parser as _};
 use postroad_service::config::{self, Findings};
 use postroad_service::{Service, dev, exit_status, telemetry, with_causes};
 
-use cli::{Arguments, Command};
+use cli::{Arguments, Command, TlsOrder};
 use output::line;
 
 #[tokio::main]
@@ -45,6 +49,16 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         }
         Command::Queue { order, config } => {
             return queue::run(order, &config::load(&config)?.config).await;
+        }
+        Command::Explain(arguments) => {
+            return explain::run(&arguments, &config::load(&arguments.config)?).await;
+        }
+        Command::Tls {
+            order: TlsOrder::Report { json },
+            config,
+        } => return tls::report(&config::load(&config)?, json).await,
+        Command::Trace(arguments) => {
+            return trace::run(&arguments, &config::load(&arguments.config)?).await;
         }
         Command::User { order } => user::run(order)?,
         Command::Completions { shell } => {

@@ -1,3 +1,4 @@
+mod stats;
 mod whole;
 
 use std::io::Write as _;
@@ -58,7 +59,7 @@ async fn carry_out(order: QueueOrder, queue: &Queue) -> anyhow::Result<ExitCode>
         }
         QueueOrder::Retry(change) => retry(queue, change).await?,
         QueueOrder::Delete(change) => operate(queue, Operation::Remove, change, "removed").await?,
-        QueueOrder::Stats { json } => stats(queue, json).await?,
+        QueueOrder::Stats { all, json } => stats::run(queue, json, all).await?,
         QueueOrder::Verify { json } => return whole::verify(queue, json).await,
         QueueOrder::Export { which, output } => {
             return whole::export(queue, &filter(which), output.as_deref()).await;
@@ -266,33 +267,6 @@ fn whole(message: &Listed) -> std::io::Result<()> {
         }
     }
     line(format_args!(""))
-}
-
-async fn stats(queue: &Queue, json: bool) -> anyhow::Result<()> {
-    let stats = queue.stats().await?;
-    if json {
-        line(format_args!("{}", serde_json::to_string(&stats)?))?;
-        return Ok(());
-    }
-    let totals = stats.totals;
-    line(format_args!(
-        "{} messages ({} held), {} octets, {} in flight",
-        totals.messages, totals.held, totals.bytes, totals.in_flight
-    ))?;
-    whole::health(&stats.health)?;
-    for lane in stats.lanes {
-        let next = lane
-            .next_due
-            .map_or_else(String::new, |at| format!("  next {}", date(at)));
-        let parked = lane
-            .parked_until
-            .map_or_else(String::new, |at| format!("  left alone until {}", date(at)));
-        line(format_args!(
-            "  {}  {} waiting  {} in flight{next}{parked}",
-            lane.lane, lane.waiting, lane.in_flight
-        ))?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

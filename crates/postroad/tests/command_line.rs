@@ -5,6 +5,12 @@
     reason = "a test may panic, and so may what it is made of"
 )]
 
+#[path = "command_line/explain.rs"]
+mod explain;
+#[path = "command_line/tables.rs"]
+mod tables;
+#[path = "command_line/trace.rs"]
+mod trace;
 #[path = "command_line/whole_queue.rs"]
 mod whole_queue;
 
@@ -160,6 +166,7 @@ fn whatever_the_network_does_is_a_warning() {
     for warning in [
         "warning: main.toml:14: relay.domains: `a.test` could not be looked up",
         "warning: main.toml:17: route.via: connecting to 127.0.0.1:9",
+        "warning: main.toml:11: dns.nameservers: DNSSEC cannot be validated",
     ] {
         assert!(text.contains(warning), "{text}");
     }

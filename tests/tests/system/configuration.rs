@@ -74,9 +74,12 @@ async fn mistakes_are_named() {
     refused(&site, "open", &open, "domains =", &needles).await;
 
     // What is not built yet says so.
-    let later = with(|s| s.routes = vec![("*", "lmtp://127.0.0.1:24".to_owned())]);
-    let needles = ["lmtp", "not built yet"];
-    refused(&site, "later", &later, "via =", &needles).await;
+    let later = with(|s| s.queue = "store = \"postgres\"");
+    let needles = ["postgres", "not built yet"];
+    refused(&site, "later", &later, "store =", &needles).await;
+    let nowhere = with(|s| s.routes = vec![("*", "uucp://far.test".to_owned())]);
+    let needles = ["uucp", "route.via"];
+    refused(&site, "nowhere", &nowhere, "via =", &needles).await;
     std::fs::write(site.path("key.pem"), "no key").unwrap();
     refused(&site, "nokey", &base, "key =", &["tls.key", "key.pem"]).await;
 }

@@ -118,10 +118,19 @@ async fn assert_the_rest_is_refused(dialogue: &mut Dialogue) {
             ("EXPN list", "502 5.5.1"),
             ("ETRN box.test", "500 5.5.1"),
             ("MAIL FROM:<a@b.test> DELIVERBY=9;R", "555 5.5.4"),
-            ("MAIL FROM:<a@b.test> REQUIRETLS", "555 5.5.4"),
         ],
     )
     .await;
+}
+
+/// RFC 8689: there under TLS, and unheard of outside it.
+async fn assert_require_tls(dialogue: &mut Dialogue, under_tls: bool) {
+    let mail = "MAIL FROM:<a@b.test> REQUIRETLS";
+    if under_tls {
+        replies(dialogue, &[(mail, "250 2.1.0"), ("RSET", "250 2.0.0")]).await;
+    } else {
+        replies(dialogue, &[(mail, "555 5.5.4")]).await;
+    }
 }
 
 #[tokio::test]
@@ -183,6 +192,7 @@ async fn submission_under_tls() {
         "250-ENHANCEDSTATUSCODES",
         "250-DSN",
         "250-AUTH LOGIN",
+        "250-REQUIRETLS",
         "250-LIMITS RCPTMAX=5",
         "250 HELP",
     ];
@@ -202,6 +212,7 @@ async fn submission_under_tls() {
         replies(&mut dialogue, &rows).await;
         assert_all_of_it_works(&mut dialogue).await;
         assert_the_rest_is_refused(&mut dialogue).await;
+        assert_require_tls(&mut dialogue, true).await;
         dialogue.say("QUIT", "221 2.0.0").await.unwrap();
     }
 }
@@ -223,7 +234,21 @@ async fn relay_in_clear_and_under_tls() {
         "250-LIMITS RCPTMAX=5",
         "250 HELP",
     ];
-    // Under TLS, and where there is none to be had.
+    let under_tls = [
+        "250-both.test",
+        "250-PIPELINING",
+        "250-SIZE 100000",
+        "250-8BITMIME",
+        "250-SMTPUTF8",
+        "250-CHUNKING",
+        "250-BINARYMIME",
+        "250-ENHANCEDSTATUSCODES",
+        "250-DSN",
+        "250-REQUIRETLS",
+        "250-LIMITS RCPTMAX=5",
+        "250 HELP",
+    ];
+    // Where there is none to be had.
     let without = [
         "250-both.test",
         "250-PIPELINING",
@@ -240,7 +265,7 @@ async fn relay_in_clear_and_under_tls() {
     // RFC 3207 section 4: 454 where TLS is not to be had.
     for (mut dialogue, offer, tls) in [
         (Dialogue::open(both.relay).await.unwrap(), &clear[..], "220"),
-        (starttls(both.relay).await, &without, "503 5.5.1"),
+        (starttls(both.relay).await, &under_tls, "503 5.5.1"),
         (
             Dialogue::open(both.plain).await.unwrap(),
             &without,
@@ -252,6 +277,7 @@ async fn relay_in_clear_and_under_tls() {
         replies(&mut dialogue, &rows).await;
         assert_all_of_it_works(&mut dialogue).await;
         assert_the_rest_is_refused(&mut dialogue).await;
+        assert_require_tls(&mut dialogue, tls == "503 5.5.1").await;
         dialogue.say("STARTTLS", tls).await.unwrap();
     }
     // HELO lists nothing.
@@ -277,6 +303,7 @@ async fn the_usual_settings() {
         "250-ENHANCEDSTATUSCODES",
         "250-DSN",
         "250-AUTH PLAIN LOGIN",
+        "250-REQUIRETLS",
         "250-LIMITS RCPTMAX=1000",
         "250 HELP",
     ];

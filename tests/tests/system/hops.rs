@@ -2,6 +2,7 @@
 
 use postroad_tests::dialogue::Dialogue;
 use postroad_tests::peers::{Security, Submission, parse_dsn};
+use postroad_tests::programs::run;
 use postroad_tests::sink::{Received, Sink};
 
 use crate::world::World;
@@ -151,12 +152,39 @@ async fn eight_bits_where_they_are_offered() {
     assert!(text(&message).ends_with("\r\n\r\nsch\u{f6}n\r\n"));
 }
 
+/// They are written in seven bits there, where nobody has signed them.
 #[tokio::test]
 async fn eight_bits_where_they_are_not() {
     let world = World::new("").await;
     let sink = world.domain("eight.test").await;
     sink.hide("8BITMIME");
     by_python(&world, "bob@eight.test", EIGHT_BIT, &["BODY=8BITMIME"]).await;
+    let message = sink.wait_for(1).await.remove(0);
+    assert!(
+        !message.commands[0].contains("BODY"),
+        "{:?}",
+        message.commands
+    );
+    assert!(message.data.is_ascii());
+    let text = text(&message);
+    assert!(
+        text.contains("\r\nContent-Transfer-Encoding: quoted-printable\r\n"),
+        "{text}"
+    );
+    assert!(!text.contains("Transfer-Encoding: 8bit"), "{text}");
+    assert!(text.ends_with("\r\n\r\nsch=C3=B6n\r\n"), "{text}");
+}
+
+/// What is signed stays as it is, or comes back.
+#[tokio::test]
+async fn signed_eight_bits_where_they_are_not() {
+    let world = World::new("").await;
+    let sink = world.domain("eight.test").await;
+    sink.hide("8BITMIME");
+    let signed = format!(
+        "DKIM-Signature: v=1; a=rsa-sha256; d=sender.test; s=s; h=from; bh=eA==; b=eA==\n{EIGHT_BIT}"
+    );
+    by_python(&world, "bob@eight.test", &signed, &["BODY=8BITMIME"]).await;
     assert_eq!(bounce_status(&world).await, "5.6.3");
     assert!(sink.received().is_empty());
 }
@@ -226,7 +254,7 @@ async fn binary_where_it_is_offered() {
     assert_eq!(behind_received(&message.data), BINARY);
 }
 
-/// Nor is it sent where BINARYMIME is offered without CHUNKING, which it needs.
+/// It is written as text where BINARYMIME is not offered, or without CHUNKING, which it needs.
 #[tokio::test]
 async fn binary_where_it_is_not() {
     for offered in [false, true] {
@@ -237,7 +265,20 @@ async fn binary_where_it_is_not() {
             sink.hide("CHUNKING");
         }
         by_chunk(&world, " BODY=BINARYMIME", "bob@binary.test", BINARY).await;
-        assert_eq!(bounce_status(&world).await, "5.6.3");
-        assert!(sink.received().is_empty());
+        let message = sink.wait_for(1).await.remove(0);
+        assert!(!message.commands[0].contains("BINARYMIME"), "{message:?}");
+        assert!(message.data.is_ascii());
+        let decode = "import email, sys; m = email.message_from_bytes(sys.stdin.buffer.read()); print(m['Content-Transfer-Encoding'], m.get_payload(decode=True).hex(), end='')";
+        let decoded = run("python3", &["-c", decode], &message.data)
+            .await
+            .unwrap()
+            .succeeded();
+        let at = BINARY
+            .windows(4)
+            .position(|four| four == b"\r\n\r\n")
+            .unwrap()
+            + 4;
+        let body: String = BINARY[at..].iter().map(|b| format!("{b:02x}")).collect();
+        assert_eq!(decoded.output, format!("base64 {body}"));
     }
 }

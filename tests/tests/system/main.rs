@@ -8,6 +8,7 @@
 )]
 
 mod admin;
+mod aliases;
 mod chain;
 mod configuration;
 mod crash;
@@ -22,8 +23,12 @@ mod kit;
 mod limits;
 mod memory;
 mod mx;
+mod peers;
 mod queue;
 mod reload;
+mod routes;
+mod security;
+mod seen;
 mod smuggling;
 mod stop;
 mod submission;

@@ -140,7 +140,7 @@ async fn a_mistake_in_what_it_means_keeps_the_old() {
             ..settings.clone()
         },
         Settings {
-            routes: vec![("*", "lmtp://127.0.0.1:24".to_owned())],
+            routes: vec![("*", "uucp://far.test".to_owned())],
             ..settings.clone()
         },
         Settings {

@@ -1,18 +1,62 @@
 //! A relay in a small world of its own: its DNS, its next hops, a sender who can be told.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use postroad_tests::dialogue::Dialogue;
 use postroad_tests::dns::TestDns;
 use postroad_tests::peers::parse_dsn;
 use postroad_tests::process::{Service, free_port, loopback};
+use postroad_tests::signed_dns::SignedDns;
 use postroad_tests::sink::{Received, Sink};
 use postroad_tests::site::{Settings, Site};
 
-/// A relay, and the DNS of a small world: `sender.test` is the sender's own.
-pub(crate) struct World {
+/// A name server of a world.
+pub(crate) trait Names {
+    /// The domain of the sender, in a zone that it has.
+    const SENDER: &str;
+
+    fn address(&self) -> SocketAddr;
+    fn mx(&self, domain: &str, preference: u16, host: &str);
+    fn a(&self, host: &str, address: IpAddr);
+}
+
+impl Names for TestDns {
+    const SENDER: &str = "sender.test";
+
+    fn address(&self) -> SocketAddr {
+        self.address()
+    }
+
+    fn mx(&self, domain: &str, preference: u16, host: &str) {
+        self.mx(domain, preference, host);
+    }
+
+    fn a(&self, host: &str, address: IpAddr) {
+        self.a(host, address);
+    }
+}
+
+impl Names for SignedDns {
+    const SENDER: &str = "sender.insecure";
+
+    fn address(&self) -> SocketAddr {
+        self.address()
+    }
+
+    fn mx(&self, domain: &str, preference: u16, host: &str) {
+        self.mx(domain, preference, host);
+    }
+
+    fn a(&self, host: &str, address: IpAddr) {
+        self.a(host, address);
+    }
+}
+
+/// A relay, and the DNS of a small world: `sender.test`, or what that has in its place, is the
+/// sender's own.
+pub(crate) struct World<D = TestDns> {
     pub(crate) site: Site,
-    pub(crate) dns: TestDns,
+    pub(crate) dns: D,
     pub(crate) address: SocketAddr,
     pub(crate) sender: Sink,
     pub(crate) relay: Service,
@@ -20,20 +64,39 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) async fn new(delivery: &str) -> Self {
-        let site = Site::new();
-        let dns = TestDns::start().await;
+        let settings = Settings {
+            delivery,
+            ..Settings::default()
+        };
+        Self::with(Site::new(), TestDns::start().await, settings).await
+    }
+
+    /// With such tables in its configuration.
+    pub(crate) async fn configured(site: Site, more: &str) -> Self {
+        let settings = Settings {
+            delivery: "retry = [\"1s\"]",
+            more,
+            ..Settings::default()
+        };
+        Self::with(site, TestDns::start().await, settings).await
+    }
+}
+
+impl<D: Names> World<D> {
+    /// At that site; the settings say nothing of listeners, ports and name servers.
+    pub(crate) async fn with(site: Site, dns: D, settings: Settings<'_>) -> Self {
         // Not at the address of the relay, which would see a loop.
         let sender = Sink::start(free_port(loopback())).await;
-        dns.mx("sender.test", 10, "mx.sender.test");
-        dns.a("mx.sender.test", sender.address().ip());
+        let host = format!("mx.{}", D::SENDER);
+        dns.mx(D::SENDER, 10, &host);
+        dns.a(&host, sender.address().ip());
         let address = site.port();
         let settings = Settings {
             listeners: vec![("relay", address, "starttls")],
             trusted: &["127.0.0.0/8"],
             nameserver: Some(dns.address()),
             port: sender.address().port(),
-            delivery,
-            ..Settings::default()
+            ..settings
         };
         let relay = site
             .start("postroad-relay", "relay", &settings)
@@ -63,7 +126,7 @@ impl World {
     pub(crate) async fn send(&self, to: &[&str], parameters: &str) {
         let mut dialogue = Dialogue::open(self.address).await.unwrap();
         dialogue
-            .say(&format!("MAIL FROM:<me@sender.test>{parameters}"), "250")
+            .say(&format!("MAIL FROM:<me@{}>{parameters}", D::SENDER), "250")
             .await
             .unwrap();
         for to in to {
@@ -89,7 +152,7 @@ impl World {
     pub(crate) async fn notice(&self) -> (Received, serde_json::Value) {
         let notice = self.sender.wait_for(1).await.remove(0);
         assert_eq!(notice.from, "");
-        assert_eq!(notice.to, ["me@sender.test"]);
+        assert_eq!(notice.to, [format!("me@{}", D::SENDER)]);
         let parsed = parse_dsn(&notice.data).await.unwrap();
         assert_eq!(parsed["type"], "multipart/report");
         assert_eq!(parsed["report_type"], "delivery-status");

@@ -7,6 +7,7 @@ mod postroad;
 
 use std::fmt;
 use std::fs::{self, File};
+use std::io::Write as _;
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
@@ -162,6 +163,18 @@ impl Place {
         Ok(running)
     }
 
+    /// Lets mail for these domains go to these hosts, once it is started.
+    ///
+    /// # Errors
+    /// Where its configuration cannot be written.
+    pub(crate) fn destinations(&self, routes: &[(String, SocketAddr)]) -> anyhow::Result<()> {
+        match self.kind {
+            Kind::Postroad => postroad::destinations(self, routes),
+            Kind::Postfix => postfix::destinations(self, routes),
+            Kind::Loop | Kind::Exim => bail!("{} has one next hop only", self.kind),
+        }
+    }
+
     /// Tells a running server to try all that it has queued, now.
     ///
     /// # Errors
@@ -212,6 +225,17 @@ impl Place {
             .with_context(|| format!("the template of {name}"))?;
         fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
         Ok(path)
+    }
+
+    /// Adds lines to a file that is there.
+    fn append(&self, name: &str, text: &str) -> anyhow::Result<()> {
+        let path = self.directory.join(name);
+        let mut file = File::options()
+            .append(true)
+            .open(&path)
+            .with_context(|| format!("opening {}", path.display()))?;
+        file.write_all(text.as_bytes())
+            .with_context(|| format!("writing {}", path.display()))
     }
 
     fn words(&self) -> Vec<(String, String)> {

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Write as _;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -65,6 +66,18 @@ pub(super) fn start(place: &Place, group: &Group) -> anyhow::Result<Command> {
 
 pub(super) fn flush(place: &Place) -> anyhow::Result<()> {
     run(&mut order(&place.directory.join("etc"), "flush")).map(drop)
+}
+
+/// A transport map.
+pub(super) fn destinations(place: &Place, routes: &[(String, SocketAddr)]) -> anyhow::Result<()> {
+    let line = |(domain, host): &(String, SocketAddr)| {
+        let (ip, port) = (host.ip(), host.port());
+        format!("{domain} smtp:[{ip}]:{port}\n")
+    };
+    let path = place.directory.join("etc/transport");
+    fs::write(&path, routes.iter().map(line).collect::<String>())?;
+    let text = format!("\ntransport_maps = texthash:{}\n", path.display());
+    place.append("etc/main.cf", &text)
 }
 
 fn order(directory: &Path, order: &str) -> Command {

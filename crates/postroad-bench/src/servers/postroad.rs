@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Write as _;
+use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -44,6 +45,17 @@ pub(super) fn flush(place: &Place) -> anyhow::Result<()> {
         .args(["queue", "retry", "--all", "--config"])
         .arg(place.directory.join(CONFIGURATION));
     run(clean(&mut command)).map(drop)
+}
+
+/// A table of routes.
+pub(super) fn destinations(place: &Place, routes: &[(String, SocketAddr)]) -> anyhow::Result<()> {
+    let lines = routes.iter();
+    let lines = lines.map(|(domain, host)| format!("{domain} smtp://{host}\n"));
+    fs::write(
+        place.directory.join("routes.txt"),
+        lines.collect::<String>(),
+    )?;
+    place.append(CONFIGURATION, "\n[[route]]\ntable = \"routes.txt\"\n")
 }
 
 fn add_user(place: &Place) -> anyhow::Result<()> {

@@ -38,7 +38,15 @@ impl Sink {
     /// # Errors
     /// Where it cannot listen.
     pub(crate) fn start(address: SocketAddr, messages: u64) -> anyhow::Result<Self> {
-        Self::start_with(address, Tally::new(messages, false))
+        Self::start_at(&[address], messages)
+    }
+
+    /// The same at several addresses.
+    ///
+    /// # Errors
+    /// Where it cannot listen at one of them.
+    pub(crate) fn start_at(addresses: &[SocketAddr], messages: u64) -> anyhow::Result<Self> {
+        Self::start_with(addresses, Tally::new(messages, false))
     }
 
     /// Starts one that closes each connection at once: a next hop that is down, and notes when
@@ -47,20 +55,21 @@ impl Sink {
     /// # Errors
     /// Where it cannot listen.
     pub(crate) fn refusing(address: SocketAddr) -> anyhow::Result<Self> {
-        Self::start_with(address, Tally::new(0, true))
+        Self::start_with(&[address], Tally::new(0, true))
     }
 
-    fn start_with(address: SocketAddr, tally: Tally) -> anyhow::Result<Self> {
+    fn start_with(addresses: &[SocketAddr], tally: Tally) -> anyhow::Result<Self> {
         let runtime = runtime()?;
-        let listener = {
+        let mut listeners = Vec::with_capacity(addresses.len());
+        for &address in addresses {
             let _inside = runtime.enter();
             let socket = TcpSocket::new_v4()?;
             socket.set_reuseaddr(true)?;
             socket
                 .bind(address)
                 .with_context(|| format!("the sink's address {address}"))?;
-            socket.listen(BACKLOG)?
-        };
+            listeners.push(socket.listen(BACKLOG)?);
+        }
         let tally = Arc::new(tally);
         let (stop, stopped) = oneshot::channel();
         let shared = Arc::clone(&tally);
@@ -68,10 +77,10 @@ impl Sink {
             .name("sink".to_owned())
             .spawn(move || {
                 runtime.block_on(async {
-                    tokio::select! {
-                        () = serve(listener, shared) => {}
-                        _ = stopped => {}
+                    for listener in listeners {
+                        tokio::spawn(serve(listener, Arc::clone(&shared)));
                     }
+                    let _ = stopped.await;
                 });
             })?;
         Ok(Self {
@@ -153,6 +162,7 @@ mod tests {
                 messages: 50,
                 per_connection,
                 size,
+                destinations: 0,
                 patience: Duration::from_secs(30),
             };
             let sent = load.run().unwrap();
@@ -175,6 +185,7 @@ mod tests {
             messages: 2,
             per_connection: 1,
             size: 1,
+            destinations: 0,
             patience: Duration::from_secs(30),
         };
         let sent = load.run().unwrap();

@@ -84,7 +84,7 @@ impl Client {
         number: u64,
         last: bool,
     ) -> anyhow::Result<Duration> {
-        self.envelope().await?;
+        self.envelope(&messages.recipient(number)).await?;
         self.output.clear();
         let rest = messages.write(number, &mut self.output);
         if last && self.pipelining && rest.is_empty() {
@@ -111,13 +111,12 @@ impl Client {
         self.expect(221, "QUIT").await
     }
 
-    async fn envelope(&mut self) -> anyhow::Result<()> {
+    async fn envelope(&mut self, recipient: &[u8]) -> anyhow::Result<()> {
         const MAIL: &[u8] = b"MAIL FROM:<source@client.test>\r\n";
-        const RCPT: &[u8] = b"RCPT TO:<someone@sink.test>\r\n";
         const DATA: &[u8] = b"DATA\r\n";
         if self.pipelining {
             self.output.clear();
-            for line in [MAIL, RCPT, DATA] {
+            for line in [MAIL, recipient, DATA] {
                 self.output.extend_from_slice(line);
             }
             self.flush().await?;
@@ -126,7 +125,7 @@ impl Client {
         } else {
             self.say(MAIL).await?;
             self.expect(250, "MAIL").await?;
-            self.say(RCPT).await?;
+            self.say(recipient).await?;
             self.expect(250, "RCPT").await?;
             self.say(DATA).await?;
         }

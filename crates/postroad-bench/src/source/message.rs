@@ -1,5 +1,6 @@
 //! The messages that are sent: all alike, but for a number by which the sink knows each.
 
+use std::borrow::Cow;
 use std::io::Write as _;
 
 use bytes::Bytes;
@@ -17,6 +18,12 @@ const LINE: usize = 72;
 #[derive(Clone, Debug)]
 pub(crate) struct Messages {
     body: Bytes,
+    destinations: u64,
+}
+
+/// The domain of a destination.
+pub(crate) fn domain(number: u64) -> String {
+    format!("d{number}.dest.test")
 }
 
 impl Messages {
@@ -29,7 +36,24 @@ impl Messages {
             text.extend_from_slice(b"\r\n");
         }
         text.extend_from_slice(b".\r\n");
-        Self { body: text.into() }
+        Self {
+            body: text.into(),
+            destinations: 0,
+        }
+    }
+
+    /// For so many destinations in turn; 0: for the one.
+    pub(crate) fn to(mut self, destinations: u64) -> Self {
+        self.destinations = destinations;
+        self
+    }
+
+    /// The RCPT line of the message `number`.
+    pub(crate) fn recipient(&self, number: u64) -> Cow<'static, [u8]> {
+        match number.checked_rem(self.destinations) {
+            None => Cow::Borrowed(b"RCPT TO:<someone@sink.test>\r\n"),
+            Some(n) => Cow::Owned(format!("RCPT TO:<someone@{}>\r\n", domain(n)).into_bytes()),
+        }
     }
 
     /// Puts the message `number` into `buffer`; gives what is to be sent after it, which is

@@ -16,7 +16,7 @@ use anyhow::{Context as _, bail};
 use tokio::task::JoinSet;
 
 pub(crate) use client::{Client, Credentials, Opening};
-pub(crate) use message::{FIELD, Messages};
+pub(crate) use message::{FIELD, Messages, domain};
 
 use crate::clock;
 
@@ -46,6 +46,8 @@ pub(crate) struct Load {
     pub(crate) per_connection: u64,
     /// Octets of each.
     pub(crate) size: usize,
+    /// So many destinations take turns; 0: all of it is for one.
+    pub(crate) destinations: u64,
     /// How long all of it may take.
     pub(crate) patience: Duration,
 }
@@ -83,7 +85,7 @@ impl Load {
             next: AtomicU64::new(self.first),
             end: self.first + self.messages,
             errors: AtomicU64::new(0),
-            messages: Messages::of(self.size),
+            messages: Messages::of(self.size).to(self.destinations),
         });
         let started = clock::now();
         let mut sessions = JoinSet::new();

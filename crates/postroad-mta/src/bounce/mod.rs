@@ -1,10 +1,11 @@
 //! The notices that an attempt's outcomes owe (RFC 3461 section 5, RFC 3464).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use bytes::{Bytes, BytesMut};
+use postroad_intake::expand_own;
 use postroad_mail::{
-    Address, Class, EnhancedCode, Envelope, Notify, Origin, Recipient, Reply, ReversePath,
+    Address, Class, EnhancedCode, Envelope, Notify, Origin, Recipient, Reply, Ret, ReversePath,
     Timestamp, escape_peer_text,
 };
 use postroad_message::dsn::{self, Action, RecipientReport, Report};
@@ -26,8 +27,12 @@ pub(crate) struct Ended {
     pub(crate) hop_notifies: bool,
 }
 
-/// What has happened, and to which recipients.
-type Owed = (Action, Vec<usize>);
+/// What has happened, and to which recipients; all have the same reverse-path.
+struct Owed<'a> {
+    from: &'a ReversePath,
+    action: Action,
+    recipients: Vec<usize>,
+}
 
 /// A notice, as the log shows it once it is in the queue.
 #[derive(Clone, Debug)]
@@ -42,7 +47,8 @@ pub(crate) struct Shown {
 /// Recipients that a log line names, at most.
 const SHOWN_MAX: usize = 10;
 
-/// One notice for each thing that has happened, naming all recipients to whom it has.
+/// One notice for each reverse-path and each thing that has happened, naming all recipients to
+/// whom it has.
 pub(crate) async fn notices(
     settings: &Settings,
     job: &Claimed,
@@ -52,25 +58,13 @@ pub(crate) async fn notices(
     now: Timestamp,
 ) -> Vec<(Notice, Shown)> {
     let config = &settings.config;
-    let mut owed: Vec<Owed> = Vec::new();
-    for (&index, end) in ended {
-        let Some(recipient) = job.message.envelope.recipients().get(index) else {
+    let mut notices = Vec::new();
+    for owed in owed(job, ended, late) {
+        let Some(to) = addressee(config, job, &owed) else {
             continue;
         };
-        let Some(action) = action(end, recipient.notify(), late) else {
-            continue;
-        };
-        match owed.iter_mut().find(|(other, _)| *other == action) {
-            Some((_, together)) => together.push(index),
-            None => owed.push((action, vec![index])),
-        }
-    }
-    let Some((to, owed)) = addressee(config, job, owed) else {
-        return Vec::new();
-    };
-    let mut notices = Vec::with_capacity(owed.len());
-    for (action, recipients) in owed {
-        let original = match read(&*job.content, action, &job.message.envelope).await {
+        let about = about(&job.message.envelope, owed.from, to);
+        let original = match read(&*job.content, owed.action, about.ret).await {
             Ok(original) => original,
             Err(error) => {
                 error!(queue_id = %job.message.id, %error, "a notice goes without the message it is about");
@@ -83,19 +77,63 @@ pub(crate) async fn notices(
             ended,
             expires,
             now,
-            to: &to,
+            to,
+            about: &about,
             original,
         };
-        let mut notice = reported.write(action, &recipients);
+        let mut notice = reported.write(owed.action, &owed.recipients);
+        expand_own(&*config.aliases, &mut notice.draft.envelope).await;
         let Draft {
             envelope, origin, ..
         } = &notice.draft;
         let size = notice.draft.head.len() + notice.body.len();
         let size = u64::try_from(size).unwrap_or(u64::MAX);
         notice.draft.lanes = lanes(&settings.router, envelope, origin, size).await;
-        notices.push((notice, reported.shown(action, &recipients)));
+        notices.push((notice, reported.shown(owed.action, &owed.recipients)));
     }
     notices
+}
+
+/// Recipients by what is to be told of them, and to whom, each group in the order of its first.
+fn owed<'a>(job: &'a Claimed, ended: &BTreeMap<usize, Ended>, late: bool) -> Vec<Owed<'a>> {
+    let envelope = &job.message.envelope;
+    let mut all: Vec<Owed<'a>> = Vec::new();
+    let mut places: HashMap<(&ReversePath, &'static str), usize> = HashMap::new();
+    for (&index, end) in ended {
+        let Some(recipient) = envelope.recipients().get(index) else {
+            continue;
+        };
+        let Some(action) = action(end, recipient.notify(), late) else {
+            continue;
+        };
+        let from = envelope.reverse_path(index);
+        let place = *places.entry((from, action.name())).or_insert(all.len());
+        match all.get_mut(place) {
+            Some(owed) => owed.recipients.push(index),
+            None => all.push(Owed {
+                from,
+                action,
+                recipients: vec![index],
+            }),
+        }
+    }
+    all
+}
+
+/// What a notice says of the message's envelope. A list is told nothing of what the sender asked
+/// for (RFC 3461 section 5.2.7.1 (b)); the body of a message that requires TLS is never returned
+/// (RFC 8689 section 5).
+fn about(envelope: &Envelope, from: &ReversePath, to: &Address) -> Envelope {
+    let mut about = Envelope::new(from.clone(), Recipient::new(to.clone()));
+    if *from == envelope.from {
+        about.ret = envelope.ret;
+        about.envid.clone_from(&envelope.envid);
+    }
+    if envelope.require_tls {
+        about.ret = Some(Ret::Headers);
+    }
+    about.require_tls = envelope.require_tls;
+    about
 }
 
 fn action(end: &Ended, notify: Notify, late: bool) -> Option<Action> {
@@ -110,42 +148,31 @@ fn action(end: &Ended, notify: Notify, late: bool) -> Option<Action> {
 
 /// Whom to tell. Never the null reverse-path: then the postmaster hears of failures, unless the
 /// failure is the postmaster's own.
-fn addressee(
-    config: &OutboundConfig,
+fn addressee<'a>(
+    config: &'a OutboundConfig,
     job: &Claimed,
-    owed: Vec<Owed>,
-) -> Option<(Address, Vec<Owed>)> {
-    if owed.is_empty() {
-        return None;
+    owed: &Owed<'a>,
+) -> Option<&'a Address> {
+    if let ReversePath::Address(address) = owed.from {
+        return Some(address);
     }
-    if let ReversePath::Address(address) = &job.message.envelope.from {
-        return Some((address.clone(), owed));
-    }
-    let failures: Vec<_> = owed
-        .into_iter()
-        .filter(|(action, _)| *action == Action::Failed)
-        .collect();
-    if failures.is_empty() {
+    if owed.action != Action::Failed {
         return None;
     }
     warn!(queue_id = %job.message.id, "double bounce: a message with a null reverse-path has failed");
     let postmaster = config.postmaster.as_ref()?;
-    let own = job
-        .message
-        .envelope
-        .recipients()
-        .iter()
-        .any(|r| r.address == *postmaster);
-    (!own && job.message.origin.service != "double-bounce").then(|| (postmaster.clone(), failures))
+    let mut recipients = job.message.envelope.recipients().iter();
+    let own = recipients.any(|r| r.address == *postmaster);
+    (!own && job.message.origin.service != "double-bounce").then_some(postmaster)
 }
 
 /// The start of a message: its header block, and all of it where that is to be returned.
 async fn read(
     content: &dyn Content,
     action: Action,
-    envelope: &Envelope,
+    ret: Option<Ret>,
 ) -> Result<Bytes, postroad_queue::StoreError> {
-    let whole = dsn::returns_body(action, envelope.ret, content.len());
+    let whole = dsn::returns_body(action, ret, content.len());
     let mut octets = BytesMut::new();
     let mut offset = 0;
     while offset < content.len() && octets.len() < READ_MAX {
@@ -176,6 +203,7 @@ struct Reported<'a> {
     expires: Timestamp,
     now: Timestamp,
     to: &'a Address,
+    about: &'a Envelope,
     original: Bytes,
 }
 
@@ -206,7 +234,7 @@ impl Reported<'_> {
                 + recipients
                     .first()
                     .map_or(0, |&n| u64::try_from(n).unwrap_or(0) * 1_000_000),
-            envelope: &message.envelope,
+            envelope: self.about,
             arrived: message.arrived,
             now: self.now,
             // In A-labels, where the local part lets it be ASCII.
@@ -224,7 +252,9 @@ impl Reported<'_> {
         let mut envelope = Envelope::new(ReversePath::Null, Recipient::new(self.to.clone()));
         envelope.body = written.body_kind;
         envelope.smtputf8 = self.to.needs_smtputf8();
-        let service = if message.envelope.from.is_null() {
+        // As safe as the message (RFC 8689 section 5).
+        envelope.require_tls = self.about.require_tls;
+        let service = if self.about.from.is_null() {
             "double-bounce"
         } else {
             "bounce"
@@ -275,14 +305,22 @@ impl Reported<'_> {
         Some(one)
     }
 
-    /// Whether this is the postmaster's own address, and the sender does not know it: intake has put it in the
-    /// place of the host's, and has said so in ORCPT. Who wrote to it by its name knows it.
+    /// Whether this is the postmaster's own address, or one of those for whom that stands, and the
+    /// sender does not know it: intake has put it in the place of the host's, and has said so in
+    /// ORCPT. Who wrote to it by its name knows it.
     fn is_private_postmaster(&self, recipient: &Recipient) -> bool {
         let (Some(private), Some(named)) = (&self.config.postmaster, &recipient.original) else {
             return false;
         };
-        let known = named.address.parse().is_ok_and(|a: Address| a == *private);
-        recipient.address == *private && !known
+        let named = named.address.parse::<Address>().ok();
+        if recipient.address == *private {
+            return named.as_ref() != Some(private);
+        }
+        named.is_some_and(|named| {
+            named != recipient.address
+                && named.local_part().is_postmaster()
+                && *named.domain() == self.config.hostname
+        })
     }
 
     fn shown(&self, action: Action, recipients: &[usize]) -> Shown {
@@ -318,87 +356,11 @@ fn status(reply: &Reply, action: Action) -> EnhancedCode {
     let class = match action {
         Action::Failed => Class::Permanent,
         Action::Delayed => Class::Transient,
-        Action::Delivered | Action::Relayed => Class::Success,
+        Action::Delivered | Action::Relayed | Action::Expanded => Class::Success,
     };
     let code = reply.enhanced.unwrap_or(EnhancedCode::permanent(0, 0));
     EnhancedCode { class, ..code }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use postroad_mail::ReplyCode;
-    use postroad_queue::Evidence;
-
-    #[test]
-    fn the_status_is_of_the_actions_class() {
-        let reply = |code, enhanced: &str| Reply {
-            code: ReplyCode::new(code).unwrap(),
-            enhanced: enhanced.parse().ok(),
-            text: "x".into(),
-        };
-        for (reply, action, shown) in [
-            (reply(554, "5.7.1"), Action::Delayed, "4.7.1"),
-            (reply(552, "5.5.3"), Action::Delayed, "4.5.3"),
-            (reply(550, "4.1.1"), Action::Failed, "5.1.1"),
-            (reply(550, "-"), Action::Failed, "5.0.0"),
-            (reply(451, "-"), Action::Delayed, "4.0.0"),
-            (reply(250, "2.1.5"), Action::Delivered, "2.1.5"),
-            (reply(250, "-"), Action::Relayed, "2.0.0"),
-        ] {
-            assert_eq!(status(&reply, action).to_string(), shown, "{reply:?}");
-        }
-    }
-
-    /// RFC 3461 sections 4.1 and 5.2: who said nothing hears of failures, and of delays, since we
-    /// choose to tell; NEVER is never; nobody hears of a success who has not asked, nor twice.
-    #[test]
-    fn what_is_told_of_what_has_happened() {
-        let by = |remote| Evidence {
-            at: Timestamp::default(),
-            hop: None,
-            remote_mta: None,
-            reply: replies::DELIVERED,
-            remote,
-            tls: None,
-        };
-        let end = |outcome, hop_notifies| Ended {
-            outcome,
-            expired: false,
-            hop_notifies,
-        };
-        let happened = [
-            ("failed", end(Outcome::Failed(by(true)), false), false),
-            ("failed late", end(Outcome::Failed(by(false)), true), true),
-            ("deferred", end(Outcome::Deferred(by(true)), false), false),
-            ("late", end(Outcome::Deferred(by(true)), true), true),
-            ("local", end(Outcome::Delivered(by(false)), false), false),
-            ("relayed", end(Outcome::Delivered(by(true)), false), false),
-            ("hop tells", end(Outcome::Delivered(by(true)), true), true),
-        ];
-        for (notify, told) in [
-            ("", "failed failed - delayed - - -"),
-            ("NEVER", "- - - - - - -"),
-            ("SUCCESS", "- - - - delivered relayed -"),
-            ("FAILURE", "failed failed - - - - -"),
-            ("DELAY", "- - - delayed - - -"),
-            ("SUCCESS,FAILURE", "failed failed - - delivered relayed -"),
-            ("SUCCESS,DELAY", "- - - delayed delivered relayed -"),
-            ("FAILURE,DELAY", "failed failed - delayed - - -"),
-            (
-                "SUCCESS,FAILURE,DELAY",
-                "failed failed - delayed delivered relayed -",
-            ),
-        ] {
-            let mut recipient = Recipient::new("bob@far.test".parse().unwrap());
-            recipient.notify = (!notify.is_empty()).then(|| notify.parse().unwrap());
-            let told: Vec<_> = told.split(' ').collect();
-            assert_eq!(told.len(), happened.len(), "{notify}");
-            for ((what, end, late), told) in happened.iter().zip(told) {
-                let action = action(end, recipient.notify(), *late);
-                let name = action.map_or("-", Action::name);
-                assert_eq!(name, told, "NOTIFY={notify}: {what}");
-            }
-        }
-    }
-}
+mod tests;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use postroad_intake::{ByDomain, Intake, RcptAsked, RoutePreview, shown_recipients};
+use postroad_intake::{ByDomain, Intake, Prelude, RcptAsked, RoutePreview, shown_recipients};
 use postroad_mail::{Address, ForwardPath, ReversePath, escape_peer_text, replies};
 use postroad_net::server::{Handler, Role};
 use postroad_net::{Networks, clock};
@@ -84,6 +84,7 @@ impl Role for Inbound {
                 routes: Arc::clone(&self.routes),
                 peer,
                 sender: (ReversePath::Null, 0),
+                prelude: Prelude::default(),
                 transaction: None,
             },
         )
@@ -106,6 +107,8 @@ pub struct InboundHandler {
     peer: IpAddr,
     /// What MAIL has said: the reverse-path, and SIZE=.
     sender: (ReversePath, u64),
+    /// What was found out about the transaction.
+    prelude: Prelude,
     transaction: Option<Transaction>,
 }
 
@@ -131,6 +134,7 @@ impl Handler for InboundHandler {
             Question::Connect | Question::Hello(_) => Answer::Accept,
             Question::Mail(mail) => {
                 self.sender = (mail.from, mail.size.unwrap_or(0));
+                self.prelude = Prelude::new(clock::now());
                 Answer::Accept
             }
             Question::Rcpt(rcpt) => self.recipient(info, &rcpt.to).await,
@@ -146,7 +150,7 @@ impl Handler for InboundHandler {
                 ) {
                     Ok(intake) => {
                         self.transaction = Some(Transaction {
-                            intake,
+                            intake: intake.after(std::mem::take(&mut self.prelude)),
                             from,
                             to,
                             recipients,
@@ -175,6 +179,7 @@ impl Handler for InboundHandler {
 
     fn abandon(&mut self) {
         self.transaction = None;
+        self.prelude = Prelude::default();
     }
 }
 
@@ -187,6 +192,7 @@ impl InboundHandler {
                 trusted
                     || self.is_own_postmaster(address)
                     || self.config.domains.contains(address.domain())
+                    || (self.config.intake.aliases).is_alias_domain(address.domain())
             }
         }
     }
@@ -197,16 +203,25 @@ impl InboundHandler {
             info!(peer = %self.peer, to = shown, "relaying denied");
             return Answer::Reject(replies::RELAY_DENIED);
         }
-        // The postmaster is there always, and for everyone (RFC 5321 section 4.5.1).
-        let ForwardPath::Address(address) = to else {
-            return Answer::Accept;
+        let address = match to {
+            ForwardPath::Address(address) if !self.is_own_postmaster(address) => address,
+            // The postmaster is there always, and for everyone (RFC 5321 section 4.5.1).
+            ForwardPath::Address(_) | ForwardPath::Postmaster => {
+                self.prelude.postmaster(&self.config.intake).await;
+                return Answer::Accept;
+            }
         };
-        if self.is_own_postmaster(address) {
-            return Answer::Accept;
-        }
+        let aliases = &*self.config.intake.aliases;
+        let only = match self.prelude.recipient(aliases, address).await {
+            Ok(only) => only,
+            Err(reply) => {
+                info!(peer = %self.peer, to = shown, %reply, "refused by the aliases");
+                return Answer::Reject(reply);
+            }
+        };
         let (sender, size) = &self.sender;
         let asked = RcptAsked {
-            recipient: address,
+            recipient: only.as_ref().unwrap_or(address),
             sender,
             user: None,
             network: Some(info.peer.address),

@@ -1,346 +1,360 @@
-//! One attempt for recipients that travel together.
+//! One attempt for recipients that travel together: host after host, address after address.
 
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
-use postroad_mail::{Recipient, escape_peer_text};
-use postroad_net::client::{ConnectError, Connection, Target};
+use postroad_mail::{Domain, Protocol, Severity, escape_peer_text};
+use postroad_message::rfc5322_date;
+use postroad_net::client::ConnectError;
 use postroad_net::clock;
-use postroad_proto::client::{Config, RecipientResult, StartTls, Transaction};
-use postroad_queue::{Claimed, Outcome};
-use postroad_routing::{HopPlan, Host, RouteOptions, TlsMode};
+use postroad_queue::{Evidence, Outcome};
+use postroad_routing::{Hop, HopPlan, HostSecurity, RouteOptions};
 use tracing::{debug, error};
 
 use super::budget::Budget;
-use super::classify::{self, Classified, Hop};
-use super::content::Pieces;
-use super::pool::Key;
+use super::classify::{self, Unconnected};
+use super::hosts::Dead;
+use super::security::{self, MessageTls, TlsPlan};
+use super::session::{Called, Callee, Manner, Unopened};
+use super::work::Work;
 use super::{Outbound, Settings, replies};
 
-/// Recipients in one transaction, at most: what every server takes (RFC 5321 section 4.5.3.1.8).
-const RECIPIENTS_MAX: usize = 100;
-/// How long a hop that costs too much is left alone.
+/// How long a lane is left alone whose hosts cost too much, or do not take our login.
 const LEFT_ALONE: Duration = Duration::from_secs(60);
-
-/// What came of it, per recipient: the outcome, and whether the hop sends notices itself.
-pub(crate) type Results = BTreeMap<usize, (Outcome, bool)>;
 
 /// Hosts, and how to call them.
 #[derive(Clone, Debug)]
-pub(crate) struct Way {
-    pub(crate) plan: HopPlan,
+pub(crate) struct Way<'a> {
+    pub(crate) hosts: Vec<Callee>,
+    /// The port, for policies about it.
     pub(crate) port: u16,
-    pub(crate) implicit_tls: bool,
-    pub(crate) options: RouteOptions,
+    pub(crate) manner: Manner<'a>,
+    /// The domain whose MX records name the hosts.
+    pub(crate) domain: Option<&'a Domain>,
     /// Whether other hosts may follow those of the plan.
     pub(crate) is_last: bool,
 }
 
-impl Way {
-    /// The local address to call an address of that family from.
-    fn source(&self, address: SocketAddr) -> Option<std::net::IpAddr> {
-        let mut sources = self.options.source.iter();
-        sources.find(|s| s.is_ipv4() == address.is_ipv4()).copied()
+/// Recipients, and whether there is anyone left to ask for them.
+#[derive(Clone, Debug)]
+pub(crate) struct Left {
+    /// For whom yet another host may be asked.
+    pub(crate) waiting: Vec<usize>,
+    /// Every host has said that it takes no mail.
+    pub(crate) all_refuse: bool,
+}
+
+impl<'a> Way<'a> {
+    /// To the hosts that the MX records of a domain name.
+    pub(crate) fn by_mx(
+        plan: HopPlan,
+        port: u16,
+        domain: &'a Domain,
+        options: &'a RouteOptions,
+    ) -> Self {
+        Self {
+            hosts: Callee::all(plan, port),
+            port,
+            manner: Manner {
+                protocol: Protocol::Smtp,
+                implicit_tls: false,
+                options,
+                domain: Some(domain.ascii()),
+            },
+            domain: Some(domain),
+            is_last: true,
+        }
     }
-}
 
-/// A session with a host, in the hands of one job.
-struct Session<'a> {
-    settings: &'a Settings,
-    way: &'a Way,
-    host: &'a Host,
-    address: SocketAddr,
-    connection: Connection,
-    key: Key,
-    /// Messages that the connection has carried.
-    messages: u32,
-}
-
-/// What came of one transaction.
-struct Sent {
-    results: Vec<RecipientResult>,
-    hop: Hop,
-    /// The hop has the DSN extension.
-    notifies: bool,
-    /// The message could not be read.
-    unread: bool,
+    /// To a hop that a route names.
+    pub(crate) const fn to_hop(
+        hosts: Vec<Callee>,
+        port: u16,
+        hop: &Hop,
+        options: &'a RouteOptions,
+        is_last: bool,
+    ) -> Self {
+        Self {
+            hosts,
+            port,
+            manner: Manner {
+                protocol: hop.protocol,
+                implicit_tls: hop.implicit_tls,
+                options,
+                domain: None,
+            },
+            domain: None,
+            is_last,
+        }
+    }
 }
 
 impl Outbound {
-    /// Tries host after host until every recipient has its answer, or the budget is spent. Gives
-    /// the recipients for whom yet another host may be asked.
+    /// Tries host after host until every recipient has its answer, or the budget is spent.
     pub(crate) async fn attempt(
         &self,
-        settings: &Settings,
-        job: &Claimed,
+        work: &mut Work<'_>,
         mut waiting: Vec<usize>,
-        way: &Way,
+        way: &Way<'_>,
         budget: &mut Budget,
-        results: &mut Results,
-    ) -> Vec<usize> {
-        let hosts = way.plan.hosts.len();
-        for (nth, host) in way.plan.hosts.iter().enumerate() {
-            let is_last = way.is_last && nth + 1 == hosts;
-            let mut failed = 0;
-            for &address in &host.addresses {
-                let spent = budget.is_spent(clock::instant());
-                if spent || !budget.allows_address(failed, is_last) {
-                    break;
-                }
-                let address = SocketAddr::new(address, way.port);
-                match self.session(settings, way, host, address).await {
-                    Ok(session) => {
-                        budget.connected();
-                        waiting = self.transactions(job, session, waiting, results).await;
-                        // Another address of a host that has answered is the same host.
-                        break;
-                    }
-                    Err(error) => {
-                        failed += 1;
-                        // A family that this host does not have costs nothing.
-                        if !is_unreachable(&error) {
-                            budget.failed();
-                        }
-                        self.unconnected(job, &error, host, address, &waiting, results);
-                    }
-                }
-            }
-            if waiting.is_empty() {
+    ) -> Left {
+        let hosts = way.hosts.len();
+        let mut refusing = 0;
+        for (nth, callee) in way.hosts.iter().enumerate() {
+            if waiting.is_empty() || work.is_stopped() || budget.is_spent(clock::instant()) {
                 break;
             }
+            let is_last = way.is_last && nth + 1 == hosts;
+            let refuses;
+            (waiting, refuses) = self.host(work, waiting, way, callee, is_last, budget).await;
+            refusing += usize::from(refuses);
         }
         if budget.is_costly(clock::instant()) {
-            self.store
-                .park(&job.lease.lane, self.clock.now() + LEFT_ALONE);
+            self.leave_alone(work, "its hosts cost too much time");
         }
-        waiting
+        Left {
+            all_refuse: hosts > 0 && refusing == hosts,
+            waiting,
+        }
+    }
+
+    /// One host. Gives those for whom another may be asked, and whether it said that it takes no
+    /// mail, at each address.
+    async fn host(
+        &self,
+        work: &mut Work<'_>,
+        mut waiting: Vec<usize>,
+        way: &Way<'_>,
+        callee: &Callee,
+        is_last: bool,
+        budget: &mut Budget,
+    ) -> (Vec<usize>, bool) {
+        if self.is_dead(work, callee, &waiting) {
+            return (waiting, false);
+        }
+        if !self.read_message_tls(work, &waiting).await {
+            return (Vec::new(), false);
+        }
+        let security = self.security_of(work.settings, way, callee).await;
+        let Some(plan) = self.plan(work, way, callee, &security, &waiting) else {
+            return (waiting, false);
+        };
+        let (mut failed, mut refused) = (0, 0);
+        for address in &callee.addresses {
+            if work.is_stopped()
+                || budget.is_spent(clock::instant())
+                || !budget.allows_address(failed, is_last)
+            {
+                break;
+            }
+            let Ok(source) = way.manner.source(address) else {
+                let reply = replies::UNCONNECTED.with_text(format!(
+                    "The route has no source address of the family of {address}"
+                ));
+                let evidence = self.own_at(callee.hop(address, None).shown, reply);
+                work.skip(&waiting, &evidence);
+                continue;
+            };
+            let called = Called {
+                manner: &way.manner,
+                callee,
+                address,
+                plan: &plan,
+                security: &security,
+                key: way.manner.key(work.settings, address, source, &plan),
+            };
+            match self.session(work, called.clone()).await {
+                Ok(session) => {
+                    budget.connected();
+                    // Another address of a host that has answered is the same host.
+                    waiting = self.transactions(work, session, waiting).await;
+                    return (waiting, false);
+                }
+                Err(Unopened::Failed(error)) => {
+                    failed += 1;
+                    let what = self.unconnected(work, &error, &called, &waiting);
+                    refused += usize::from(what.refuses);
+                    budget.failed(&error, what.is_dead);
+                }
+                Err(Unopened::Dead(dead)) => self.not_tried(work, &called, &dead, &waiting),
+                Err(Unopened::Away) => {}
+            }
+        }
+        (waiting, refused > 0 && refused == callee.addresses.len())
+    }
+
+    /// What the message says of TLS on its way; whether that could be read. Not before there is a
+    /// host to call: a message may have to be read from the disk for it.
+    async fn read_message_tls(&self, work: &mut Work<'_>, recipients: &[usize]) -> bool {
+        if work.message_tls.is_some() {
+            return true;
+        }
+        let job = work.job;
+        match MessageTls::read(&job.message.envelope, &*job.content).await {
+            Ok(said) => {
+                work.message_tls = Some(said);
+                true
+            }
+            Err(error) => {
+                error!(queue_id = %job.message.id, %error, "a message cannot be read from the queue");
+                let outcome = Outcome::Deferred(self.own(replies::UNREADABLE));
+                work.set_all(recipients, &outcome);
+                false
+            }
+        }
+    }
+
+    /// What DANE and MTA-STS ask of a host.
+    pub(crate) async fn security_of(
+        &self,
+        settings: &Settings,
+        way: &Way<'_>,
+        callee: &Callee,
+    ) -> HostSecurity {
+        let lookup = &settings.security;
+        if callee
+            .addresses
+            .iter()
+            .all(|address| address.ip().is_none())
+        {
+            return HostSecurity::none();
+        }
+        lookup.security(way.domain, &callee.host, way.port).await
+    }
+
+    /// How TLS is to be done with a host; none where it must not be used.
+    fn plan(
+        &self,
+        work: &mut Work<'_>,
+        way: &Way<'_>,
+        callee: &Callee,
+        security: &HostSecurity,
+        waiting: &[usize],
+    ) -> Option<TlsPlan> {
+        let asked = security::Asked {
+            mode: way.manner.tls(),
+            implicit_tls: way.manner.implicit_tls,
+            host: callee.host.name.ascii(),
+            security,
+            message: work.message_tls.unwrap_or_default(),
+        };
+        let name = || Some(callee.host.name.ascii().to_owned());
+        match security::plan(&asked) {
+            Ok(plan) => {
+                let reasons = || (name(), plan.reasons.join("; "));
+                work.trail.note(self.clock.now(), reasons);
+                Some(plan)
+            }
+            Err(reply) => {
+                self.report_unusable(work, &way.manner, callee, security);
+                work.trail.note(self.clock.now(), || {
+                    (name(), format!("must not be used: {reply}"))
+                });
+                let permanent = reply.severity() == Severity::Permanent;
+                let evidence = self.own_at(callee.host.name.ascii().to_owned(), reply);
+                work.blame(&evidence);
+                if permanent {
+                    work.fail_unless_waiting(waiting, &Outcome::Failed(evidence));
+                } else {
+                    work.set_all(waiting, &Outcome::Deferred(evidence));
+                }
+                None
+            }
+        }
+    }
+
+    /// Whether all addresses of a host are known to be dead: then nothing is looked up for it.
+    fn is_dead(&self, work: &mut Work<'_>, callee: &Callee, waiting: &[usize]) -> bool {
+        let now = self.clock.now();
+        let mut last = None;
+        for address in &callee.addresses {
+            match self
+                .hosts()
+                .skip(&callee.key(address), &work.job.lease.lane, now)
+            {
+                Some(dead) => last = Some((address, dead)),
+                None => return false,
+            }
+        }
+        let Some((address, dead)) = last else {
+            return false;
+        };
+        let evidence = self.skipped(&callee.hop(address, None).shown, &dead);
+        self.note_skip(work, &evidence);
+        self.known()
+            .dead(&work.job.lease.lane, &callee.key(address));
+        work.skip(waiting, &evidence);
+        true
+    }
+
+    /// One address is known to be dead.
+    pub(crate) fn not_tried(
+        &self,
+        work: &mut Work<'_>,
+        called: &Called<'_>,
+        dead: &Dead,
+        waiting: &[usize],
+    ) {
+        let evidence = self.skipped(&called.hop().shown, dead);
+        self.note_skip(work, &evidence);
+        let host = called.callee.key(called.address);
+        self.known().dead(&work.job.lease.lane, &host);
+        work.skip(waiting, &evidence);
+    }
+
+    fn skipped(&self, hop: &str, dead: &Dead) -> Evidence {
+        let (at, until) = (rfc5322_date(dead.at), rfc5322_date(dead.until));
+        let error = &dead.error;
+        let text = format!("{hop} was not tried: {error}, at {at}; it is tried again from {until}");
+        let reply = classify::bounded(replies::UNCONNECTED.with_text(text));
+        self.own_at(hop.to_owned(), reply)
+    }
+
+    fn note_skip(&self, work: &mut Work<'_>, evidence: &Evidence) {
+        work.trail.note(self.clock.now(), || {
+            (
+                evidence.hop.clone(),
+                evidence.reply.text.clone().into_owned(),
+            )
+        });
     }
 
     /// A host that cannot be talked to defers all who wait.
-    fn unconnected(
+    pub(crate) fn unconnected(
         &self,
-        job: &Claimed,
+        work: &mut Work<'_>,
         error: &ConnectError,
-        host: &Host,
-        address: SocketAddr,
+        called: &Called<'_>,
         waiting: &[usize],
-        results: &mut Results,
-    ) {
+    ) -> Unconnected {
+        let queue_id = work.job.message.id;
         let detail = escape_peer_text(&error.to_string());
-        debug!(queue_id = %job.message.id, detail, "a host cannot be used");
-        let evidence = classify::unconnected(error, &hop(host, address, None), self.clock.now());
-        for &recipient in waiting {
-            results.insert(recipient, (Outcome::Deferred(evidence.clone()), false));
+        debug!(%queue_id, detail, "a host cannot be used");
+        let what = classify::unconnected(error, &called.hop(), self.clock.now());
+        if what.is_login {
+            let user = called.key.login.as_ref().map(|login| login.user.as_str());
+            error!(%queue_id, user, detail, "the login at a smarthost fails: its mail waits until the configuration, or the smarthost, is put right");
+            self.leave_alone(work, "the login fails");
         }
+        work.destination = work.destination.and(what.destination);
+        work.blame(&what.evidence);
+        work.set_all(waiting, &Outcome::Deferred(what.evidence.clone()));
+        what
     }
 
-    /// A session with a host: one that is open, or a new one.
-    async fn session<'a>(
-        &self,
-        settings: &'a Settings,
-        way: &'a Way,
-        host: &'a Host,
-        address: SocketAddr,
-    ) -> Result<Session<'a>, ConnectError> {
-        let key = Key {
-            address,
-            name: host.name.ascii().to_owned(),
-            implicit_tls: way.implicit_tls,
-            tls: way.options.tls,
-            source: way.source(address),
-        };
-        let (connection, messages) = match self.pool.take(&key).await {
-            Some(kept) => kept,
-            None => (self.connect(settings, way, &key).await?, 0),
-        };
-        Ok(Session {
-            settings,
-            way,
-            host,
-            address,
-            connection,
-            key,
-            messages,
-        })
+    pub(crate) fn leave_alone(&self, work: &Work<'_>, why: &str) {
+        let lane = &work.job.lease.lane;
+        let until = self.clock.now() + LEFT_ALONE;
+        self.store.park(lane, until);
+        self.known().throttle(lane, until, why.to_owned());
     }
-
-    async fn connect(
-        &self,
-        settings: &Settings,
-        way: &Way,
-        key: &Key,
-    ) -> Result<Connection, ConnectError> {
-        let mode = way.options.tls;
-        let starttls = match mode {
-            TlsMode::Opportunistic => StartTls::IfOffered,
-            TlsMode::Require | TlsMode::Verify => StartTls::Require,
-            TlsMode::None => StartTls::Never,
-        };
-        let session = |starttls| match starttls {
-            StartTls::IfOffered => Arc::clone(&settings.session),
-            other => Arc::new(Config {
-                starttls: other,
-                ..(*settings.session).clone()
-            }),
-        };
-        let mut target = Target {
-            address: key.address,
-            name: key.name.clone(),
-            implicit_tls: way.implicit_tls,
-            verify: mode == TlsMode::Verify,
-            source: key.source,
-            connect_timeout: settings.config.connect_timeout,
-            session: session(starttls),
-        };
-        match settings.connector.connect(&target).await {
-            Err(ConnectError::Tls { detail, .. })
-                if mode == TlsMode::Opportunistic && !way.implicit_tls =>
-            {
-                let detail = escape_peer_text(&detail);
-                debug!(address = %key.address, detail, "TLS failed and is not required: plaintext");
-                target.session = session(StartTls::Never);
-                settings.connector.connect(&target).await
-            }
-            other => other,
-        }
-    }
-
-    /// Sends the message for all that wait, in as many transactions as the host needs; gives
-    /// those for whom another host may be asked.
-    async fn transactions(
-        &self,
-        job: &Claimed,
-        mut session: Session<'_>,
-        mut waiting: Vec<usize>,
-        results: &mut Results,
-    ) -> Vec<usize> {
-        let mut next = Vec::new();
-        while !waiting.is_empty() {
-            let later = waiting.split_off(session.recipients_max().min(waiting.len()));
-            let group = std::mem::replace(&mut waiting, later);
-            let has_served = session.messages > 0;
-            let mut sent = self.transaction(job, &mut session, &group).await;
-            if has_served && classify::is_stale(&sent.results) {
-                let Session { settings, way, .. } = session;
-                match self.connect(settings, way, &session.key).await {
-                    Ok(connection) => (session.connection, session.messages) = (connection, 0),
-                    Err(error) => {
-                        let rest = [group, waiting].concat();
-                        let (host, address) = (session.host, session.address);
-                        self.unconnected(job, &error, host, address, &rest, results);
-                        next.extend(rest);
-                        return next;
-                    }
-                }
-                sent = self.transaction(job, &mut session, &group).await;
-            }
-            let taken = |result: &RecipientResult| matches!(result, RecipientResult::Accepted(_));
-            let progress = sent.results.iter().any(taken);
-            for (recipient, result) in group.into_iter().zip(sent.results) {
-                let again = progress && classify::is_too_many(&result);
-                let broken = matches!(result, RecipientResult::Broken { .. });
-                let Classified { outcome, try_next } = if sent.unread && broken {
-                    self.unread()
-                } else {
-                    classify::recipient(result, &sent.hop, self.clock.now())
-                };
-                results.insert(recipient, (outcome, sent.notifies));
-                if again {
-                    waiting.push(recipient);
-                } else if try_next {
-                    next.push(recipient);
-                }
-            }
-        }
-        let Session {
-            connection,
-            key,
-            messages,
-            ..
-        } = session;
-        self.pool.give(key, connection, messages).await;
-        next
-    }
-
-    async fn transaction(&self, job: &Claimed, session: &mut Session<'_>, group: &[usize]) -> Sent {
-        let envelope = &job.message.envelope;
-        let chosen: Vec<Recipient> = group
-            .iter()
-            .filter_map(|&n| envelope.recipients().get(n).cloned())
-            .collect();
-        let transaction = Transaction {
-            from: envelope.from.clone(),
-            recipients: chosen,
-            size: job.content.len(),
-            body: envelope.body,
-            smtputf8: envelope.smtputf8,
-            ret: envelope.ret,
-            envid: envelope.envid.clone(),
-            auth: None,
-        };
-        let mut pieces = Pieces::new(Arc::clone(&job.content));
-        let connection = &mut session.connection;
-        let report = connection.deliver(transaction, &mut pieces).await;
-        if let Some(detail) = pieces.failure() {
-            error!(queue_id = %job.message.id, detail, "a message cannot be read from the queue");
-        }
-        session.messages += 1;
-        let tls = connection
-            .tls()
-            .map(|tls| format!("{} {}", tls.version, tls.cipher));
-        Sent {
-            results: report.recipients,
-            hop: hop(session.host, connection.peer(), tls),
-            notifies: connection.extensions().dsn,
-            unread: pieces.failure().is_some(),
-        }
-    }
-
-    /// Our own fault, which no other host can mend.
-    fn unread(&self) -> Classified {
-        Classified {
-            outcome: Outcome::Deferred(self.own(replies::UNREADABLE)),
-            try_next: false,
-        }
-    }
-}
-
-impl Session<'_> {
-    /// Recipients in one transaction with this host.
-    fn recipients_max(&self) -> usize {
-        let offered = self.connection.extensions().recipients_max;
-        let offered = offered.and_then(|n| usize::try_from(n).ok());
-        offered.unwrap_or(RECIPIENTS_MAX).clamp(1, RECIPIENTS_MAX)
-    }
-}
-
-/// Whether the system itself knew that there is no way there.
-fn is_unreachable(error: &ConnectError) -> bool {
-    matches!(
-        error,
-        ConnectError::Connect {
-            unreachable: true,
-            ..
-        }
-    )
-}
-
-fn hop(host: &Host, address: SocketAddr, tls: Option<String>) -> Hop {
-    let name = host.name.ascii().to_owned();
-    let shown = if host.name.is_literal() {
-        format!("{name}:{}", address.port())
-    } else {
-        format!("{name}[{}]:{}", address.ip(), address.port())
-    };
-    Hop { name, shown, tls }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
-    use postroad_mail::{Envelope, Origin};
+    use postroad_mail::{Envelope, Origin, Recipient};
     use postroad_net::client::Connector;
     use postroad_queue::{
         BoxFuture, ClaimRequest, Content, Draft, Filter, Lane, MemStore, Store, StoreError,
@@ -437,7 +451,7 @@ mod tests {
         };
         let mut job = store.claim(now, &request).await.unwrap().remove(0);
         job.content = Arc::new(Failing);
-        outbound.run_job(job).await;
+        outbound.run_job(job, None).await;
         let listed = store.page(&Filter::default(), None, 1).await.unwrap();
         let last = listed[0].recipients[0].last.clone().unwrap();
         assert_eq!(

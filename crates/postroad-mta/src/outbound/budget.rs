@@ -1,4 +1,8 @@
+//! What one attempt may cost.
+
 use std::time::{Duration, Instant};
+
+use postroad_net::client::ConnectError;
 
 /// Once so many connections have failed in one attempt, each host that is left gets one call and
 /// no more: a domain whose many addresses are all dead must not hold a place for long, and the one
@@ -8,8 +12,8 @@ const FAILED_MAX: u32 = 5;
 const FAILED_PER_HOST: u32 = 3;
 /// After this no further host is called: hosts that answer, but too slowly, one after the other.
 const TIME_MAX: Duration = Duration::from_secs(300);
-/// A hop that took longer to fail than this is left alone for a while, so that a thousand
-/// messages do not each wait as long.
+/// A hop that took longer to fail than this, and is not dead, is left alone for a while, so that a
+/// thousand messages do not each wait as long. Dead ones are remembered as such.
 const SLOW: Duration = Duration::from_secs(5);
 
 /// What one attempt may still cost, over all its hosts.
@@ -18,6 +22,8 @@ pub(crate) struct Budget {
     started: Instant,
     failed: u32,
     connected: bool,
+    /// A host failed that is not dead, and so would be called again by the next message.
+    failed_alive: bool,
 }
 
 impl Budget {
@@ -26,6 +32,7 @@ impl Budget {
             started: now,
             failed: 0,
             connected: false,
+            failed_alive: false,
         }
     }
 
@@ -33,8 +40,19 @@ impl Budget {
         self.connected = true;
     }
 
-    pub(crate) const fn failed(&mut self) {
-        self.failed += 1;
+    /// A call has failed. A family that this host does not have costs nothing.
+    pub(crate) const fn failed(&mut self, error: &ConnectError, is_dead: bool) {
+        let costs_nothing = matches!(
+            error,
+            ConnectError::Connect {
+                unreachable: true,
+                ..
+            }
+        );
+        if !costs_nothing {
+            self.failed += 1;
+            self.failed_alive |= !is_dead;
+        }
     }
 
     /// Whether no further host may be called.
@@ -50,38 +68,56 @@ impl Budget {
     /// Whether the hop should be left alone for a while.
     pub(crate) fn is_costly(&self, now: Instant) -> bool {
         let slow = now.duration_since(self.started) > SLOW;
-        (!self.connected && (slow || self.failed >= FAILED_MAX)) || self.is_spent(now)
+        let fails = !self.connected && self.failed_alive && (slow || self.failed >= FAILED_MAX);
+        fails || self.connected && self.is_spent(now)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use postroad_net::client::{PeerAddress, TlsFault};
     use postroad_net::clock;
 
     #[test]
     fn connections_and_time_are_bounded() {
         let start = clock::instant();
+        let address = PeerAddress::Tcp("192.0.2.1:25".parse().unwrap());
+        let tls = ConnectError::Tls {
+            address: address.clone(),
+            fault: TlsFault::Handshake,
+            detail: "x".to_owned(),
+        };
+        let connect = |unreachable| ConnectError::Connect {
+            address: address.clone(),
+            detail: "x".to_owned(),
+            unreachable,
+        };
+        let late = start + Duration::from_secs(300);
         let mut budget = Budget::new(start);
-        assert!(!budget.is_spent(start) && !budget.is_costly(start));
-        assert!(budget.is_costly(start + Duration::from_secs(6)));
         for nth in 0..5 {
+            budget.failed(&connect(true), false);
             assert!(budget.allows_address(0, false) && budget.allows_address(2, false));
             assert!(
                 !budget.allows_address(3, false) && budget.allows_address(3, true),
                 "{nth}"
             );
-            budget.failed();
+            budget.failed(&connect(false), true);
         }
         // Only the first call of each host.
         assert!(budget.allows_address(0, false) && !budget.allows_address(1, true));
-        assert!(!budget.is_spent(start) && budget.is_costly(start));
+        // Dead hosts are remembered as such, however long they took.
+        assert!(!budget.is_spent(start) && !budget.is_costly(late));
+
+        // Hosts that live, and fail slowly.
+        let mut budget = Budget::new(start);
+        budget.failed(&tls, false);
+        assert!(!budget.is_costly(start) && budget.is_costly(start + Duration::from_secs(6)));
 
         // A host that talks, and never comes to an end.
         let mut budget = Budget::new(start);
         budget.connected();
         assert!(!budget.is_costly(start + Duration::from_secs(299)));
-        let late = start + Duration::from_secs(300);
         assert!(budget.is_spent(late) && budget.is_costly(late));
     }
 }

@@ -1,33 +1,38 @@
-//! What a failed delivery means.
-//!
-//! | what happened | this recipient | the next host |
-//! |---|---|---|
-//! | no connection, TLS required and failed, session refused or lost before MAIL | deferred | is tried |
-//! | STARTTLS failed, and is not required | – | the same address again, in plaintext |
-//! | 452 to RCPT, or 552 (RFC 5321 section 4.5.3.1.10), while others were taken | – | the same connection again, as long as some are taken each time |
-//! | 5yz to MAIL, RCPT, DATA or the end of data | failed | is not tried |
-//! | 552 to RCPT, but for a full mailbox or too large a message | deferred | is tried |
-//! | 4yz to MAIL, RCPT or DATA | deferred | is tried |
-//! | 4yz to the end of data | deferred | is not tried |
-//! | lost, or 421, at MAIL on a connection that has served before | – | the same address again, over a new connection |
-//! | lost or silent before the end of data | deferred | is tried |
-//! | the message could not be read here | deferred: 4.3.0, of our own | is not tried |
-//! | lost or silent after the end of data | deferred, may become a duplicate (RFC 5321 section 4.5.4.1, RFC 1047) | is not tried |
-//! | the hop lacks what the message needs | failed: 5.6.3, 5.6.7, 5.3.4 | is not tried |
+//! What a result means for a recipient, by [`super::table`], and the evidence of it.
 
 use postroad_mail::{EnhancedCode, Reply, Severity, Timestamp};
 use postroad_net::client::ConnectError;
 use postroad_proto::client::{Missing, Phase, RecipientResult, SessionError};
 use postroad_queue::{Evidence, Outcome};
 
+use super::destinations::Verdict;
 use super::replies;
+use super::table::{Fate, How, Retry, Row, Said, row};
 
 /// What a result means for a recipient.
 #[derive(Clone, Debug)]
 pub(crate) struct Classified {
     pub(crate) outcome: Outcome,
-    /// Whether another host may be asked in the same attempt.
+    /// Whether another host may be asked in the same attempt. What it says then counts, but for a
+    /// failure that is no more than this host's.
     pub(crate) try_next: bool,
+    /// What it says of the destination.
+    pub(crate) destination: Verdict,
+    /// When it is tried again, where it waits.
+    pub(crate) retry: Retry,
+}
+
+/// What it means that there is no session with a host.
+#[derive(Clone, Debug)]
+pub(crate) struct Unconnected {
+    pub(crate) evidence: Evidence,
+    pub(crate) destination: Verdict,
+    /// The host is dead.
+    pub(crate) is_dead: bool,
+    /// It says that it takes no mail: 5yz in its greeting.
+    pub(crate) refuses: bool,
+    /// It does not take our login.
+    pub(crate) is_login: bool,
 }
 
 /// Whom we talked to.
@@ -86,7 +91,7 @@ pub(crate) fn is_stale(results: &[RecipientResult]) -> bool {
 }
 
 /// What is kept of a reply's text.
-fn bounded(reply: Reply) -> Reply {
+pub(crate) fn bounded(reply: Reply) -> Reply {
     const TEXT_MAX: usize = 512;
     if reply.text.len() <= TEXT_MAX {
         return reply;
@@ -95,39 +100,60 @@ fn bounded(reply: Reply) -> Reply {
     reply.with_text(text)
 }
 
-pub(crate) fn recipient(result: RecipientResult, hop: &Hop, at: Timestamp) -> Classified {
-    let too_many = is_too_many(&result);
+/// `undowngraded`: why the message cannot become one that a host without 8BITMIME takes.
+pub(crate) fn recipient(
+    result: RecipientResult,
+    hop: &Hop,
+    at: Timestamp,
+    undowngraded: Option<&str>,
+) -> Classified {
     match result {
-        RecipientResult::Accepted(reply) => Classified {
-            outcome: Outcome::Delivered(hop.evidence(at, reply, true)),
-            try_next: false,
-        },
-        RecipientResult::Refused { phase, reply } => {
-            let permanent = reply.severity() == Severity::Permanent && !too_many;
-            let evidence = hop.evidence(at, reply, true);
-            if permanent {
-                Classified {
-                    outcome: Outcome::Failed(evidence),
-                    try_next: false,
-                }
-            } else {
-                Classified {
-                    outcome: Outcome::Deferred(evidence),
-                    try_next: phase != Phase::EndOfData,
-                }
-            }
+        RecipientResult::Accepted(reply) => {
+            let how = How::Reply(&reply);
+            let row = row(&Said {
+                phase: Phase::EndOfData,
+                how,
+            });
+            by_row(row, hop.evidence(at, reply, true))
         }
-        RecipientResult::Broken { phase, error } => Classified {
-            outcome: Outcome::Deferred(session(&error, phase, hop, at)),
-            try_next: phase != Phase::EndOfData,
-        },
+        RecipientResult::Refused { phase, reply } => {
+            let how = How::Reply(&reply);
+            let row = row(&Said { phase, how });
+            by_row(row, hop.evidence(at, reply, true))
+        }
+        RecipientResult::Broken { phase, error } => {
+            let how = How::Broken(&error);
+            let row = row(&Said { phase, how });
+            by_row(row, session(&error, phase, hop, at))
+        }
         RecipientResult::Unsupported(missing) => {
-            let reply = unsupported(missing, &hop.name);
+            let mut reply = unsupported(missing, &hop.name);
+            if let (Missing::EightBitMime | Missing::BinaryMime, Some(why)) =
+                (missing, undowngraded)
+            {
+                let text = format!("{}: {why}", reply.text);
+                reply = reply.with_text(text);
+            }
             Classified {
                 outcome: Outcome::Failed(hop.evidence(at, reply, false)),
-                try_next: false,
+                try_next: missing == Missing::RequireTls,
+                destination: Verdict::Nothing,
+                retry: Retry::Usual,
             }
         }
+    }
+}
+
+fn by_row(row: &Row, evidence: Evidence) -> Classified {
+    Classified {
+        outcome: match row.fate {
+            Fate::Delivered => Outcome::Delivered(evidence),
+            Fate::Deferred => Outcome::Deferred(evidence),
+            Fate::Failed => Outcome::Failed(evidence),
+        },
+        try_next: row.next_host,
+        destination: row.destination,
+        retry: row.retry,
     }
 }
 
@@ -166,20 +192,49 @@ fn session(error: &SessionError, phase: Phase, hop: &Hop, at: Timestamp) -> Evid
 }
 
 /// No session at all.
-pub(crate) fn unconnected(error: &ConnectError, hop: &Hop, at: Timestamp) -> Evidence {
-    match error {
-        ConnectError::Session { phase, error, .. } => session(error, *phase, hop, at),
-        ConnectError::Tls { detail, .. } => hop.evidence(
-            at,
-            replies::TLS_FAILED.with_text(format!("TLS with {} failed: {detail}", hop.shown)),
-            false,
-        ),
-        other => {
-            let mut evidence =
-                hop.evidence(at, replies::UNCONNECTED.with_text(other.to_string()), false);
-            evidence.remote_mta = None;
-            evidence
+pub(crate) fn unconnected(error: &ConnectError, hop: &Hop, at: Timestamp) -> Unconnected {
+    let (said, evidence) = match error {
+        ConnectError::Session { phase, error, .. } => {
+            let (phase, how) = (*phase, How::Broken(error));
+            (Said { phase, how }, session(error, phase, hop, at))
         }
+        ConnectError::Tls { detail, .. } => {
+            let text = format!("TLS with {} failed: {detail}", hop.shown);
+            let reply = replies::TLS_FAILED.with_text(text);
+            let said = Said {
+                phase: Phase::StartTls,
+                how: How::Tls,
+            };
+            (said, hop.evidence(at, reply, false))
+        }
+        other => {
+            let reply = replies::UNCONNECTED.with_text(other.to_string());
+            let mut evidence = hop.evidence(at, reply, false);
+            evidence.remote_mta = None;
+            let said = Said {
+                phase: Phase::Connect,
+                how: How::NoConnection,
+            };
+            (said, evidence)
+        }
+    };
+    // What the system itself does not reach says nothing of the host, and costs nothing.
+    let is_unreachable = matches!(
+        error,
+        ConnectError::Connect {
+            unreachable: true,
+            ..
+        }
+    );
+    let before_ehlo = matches!(said.phase, Phase::Connect | Phase::Greeting | Phase::Hello);
+    Unconnected {
+        destination: row(&said).destination,
+        is_dead: before_ehlo && !is_unreachable,
+        refuses: said.phase == Phase::Greeting
+            && evidence.remote
+            && evidence.reply.severity() == Severity::Permanent,
+        is_login: said.phase == Phase::Auth && row(&said).destination == Verdict::Failed,
+        evidence,
     }
 }
 
@@ -193,6 +248,9 @@ fn unsupported(missing: Missing, host: &str) -> Reply {
         }
         Missing::SmtpUtf8 => replies::UTF8.with_text(format!(
             "The message needs SMTPUTF8, which {host} does not have"
+        )),
+        Missing::RequireTls => replies::REQUIRE_TLS.with_text(format!(
+            "The message needs REQUIRETLS, which {host} does not have"
         )),
         Missing::Size { limit } => replies::TOO_LARGE.with_text(format!(
             "The message is larger than the {limit} octets that {host} takes"
@@ -244,7 +302,7 @@ mod tests {
                 "failed false",
             ),
         ] {
-            let classified = recipient(result.clone(), &hop, Timestamp::default());
+            let classified = recipient(result.clone(), &hop, Timestamp::default(), None);
             let name = match classified.outcome {
                 Outcome::Delivered(_) => "delivered",
                 Outcome::Deferred(_) => "deferred",
@@ -313,7 +371,7 @@ mod tests {
                 phase: Phase::Rcpt,
                 reply,
             };
-            let outcome = recipient(refused, &hop, Timestamp::default()).outcome;
+            let outcome = recipient(refused, &hop, Timestamp::default(), None).outcome;
             let text = &outcome.evidence().reply.text;
             assert_eq!(text.len(), kept);
             assert!(said.starts_with(&**text));

@@ -6,11 +6,16 @@ use std::time::Duration;
 use postroad_mail::{Reply, ReversePath, Timestamp, escape_peer_text};
 use postroad_queue::{AttemptRecord, Change, Claimed, Evidence, Next, Outcome, StoreError};
 use postroad_routing::{Destination, Route, RouteError, RouteRequest};
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
-use super::attempt::Results;
+use super::destinations::Verdict;
 use super::lanes::PATIENCE;
-use super::{Outbound, Settings, replies};
+use super::rates::Counted;
+use super::run::Running;
+use super::table::Retry;
+use super::trail::Trail;
+use super::work::{Found, Work};
+use super::{Outbound, chronicle, replies};
 use crate::bounce::{self, Ended};
 
 /// A pause before a record that failed is tried again: while it is not written, the lease is ours.
@@ -19,45 +24,99 @@ const RECORD_PAUSE: Duration = Duration::from_secs(1);
 const RECORD_TRIES: u32 = 5;
 /// When a message whose time is up is tried again, where its notice could not be queued.
 const NOTICE_AGAIN: Duration = Duration::from_secs(15 * 60);
+/// Who is greylisted is tried again within this time …
+const SOON: Duration = Duration::from_secs(5 * 60);
+/// … at the first so many attempts.
+const SOON_ATTEMPTS: u32 = 3;
+/// Whose mailbox is full is not tried again within this time.
+const LATER: Duration = Duration::from_secs(3600);
+
+/// What a job has come to, for who started it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct JobEnd {
+    /// What it says of the destination.
+    pub(crate) destination: Verdict,
+    /// What went wrong.
+    pub(crate) error: Option<String>,
+    /// It is no longer counted as under way.
+    pub(crate) is_withdrawn: bool,
+}
+
+/// Recipients that travel together: one route, one reverse-path.
+struct Together {
+    route: Route,
+    from: ReversePath,
+    recipients: Vec<usize>,
+}
 
 impl Outbound {
-    pub(crate) async fn run_job(&self, job: Claimed) {
+    /// `running`: as what it counts as under way.
+    pub(crate) async fn run_job(&self, job: Claimed, running: Option<&mut Running>) {
         let settings = self.settings.load_full();
-        let mut results = Results::new();
-        for (route, recipients) in self.routes(&settings, &job, &mut results).await {
-            let more = self.follow(&settings, &job, route, &recipients).await;
-            results.extend(more);
+        let began = self.clock.now();
+        let mut work = Work::new(&settings, &job, Trail::new(self.history.is_some()));
+        let ways = self.routes(&mut work).await;
+        if self.may_begin(&mut work, &ways) {
+            for way in &ways {
+                if work.is_stopped() {
+                    break;
+                }
+                self.follow(&mut work, &way.route, &way.recipients).await;
+            }
         }
-        // Whoever has no result would be due again at once, and for ever.
-        for &index in &job.recipients {
-            results
-                .entry(index)
-                .or_insert_with(|| (Outcome::Deferred(self.own(replies::NO_HOST)), false));
+        let end = JobEnd {
+            destination: work.destination,
+            error: work.error.take(),
+            is_withdrawn: work.is_full,
+        };
+        if let Some(running) = running {
+            running.end(&end);
         }
-        self.settle(&settings, &job, results).await;
+        if work.is_stopped() {
+            work.drop_weak();
+        }
+        if work.is_stopped() && work.found.is_empty() {
+            self.give_back(&work).await;
+            return;
+        }
+        if work.waits_for_a_host() {
+            self.known().waits(&job.lease.lane);
+        }
+        if !work.is_stopped() {
+            // Whoever has no result would be due again at once, and for ever.
+            for &index in &job.recipients {
+                let none = || Found::new(Outcome::Deferred(self.own(replies::NO_HOST)));
+                work.found.entry(index).or_insert_with(none);
+            }
+        }
+        let lanes = std::mem::take(&mut work.revived);
+        self.settle(work, began).await;
+        if end.destination == Verdict::Well {
+            self.revive(&job.lease.lane);
+        }
+        for lane in &lanes {
+            self.revive(lane);
+        }
     }
 
     /// Which recipients go which way; those that go none have their result already.
-    async fn routes(
-        &self,
-        settings: &Settings,
-        job: &Claimed,
-        results: &mut Results,
-    ) -> Vec<(Route, Vec<usize>)> {
-        let message = &job.message;
-        let mut ways: Vec<(Route, Vec<usize>)> = Vec::new();
-        for &index in &job.recipients {
-            let Some(recipient) = message.envelope.recipients().get(index) else {
+    async fn routes(&self, work: &mut Work<'_>) -> Vec<Together> {
+        let message = &work.job.message;
+        let envelope = &message.envelope;
+        let mut ways: Vec<Together> = Vec::new();
+        for &index in &work.job.recipients {
+            let Some(recipient) = envelope.recipients().get(index) else {
                 continue;
             };
+            let from = envelope.reverse_path(index);
             let request = RouteRequest {
                 recipient: &recipient.address,
-                sender: &message.envelope.from,
+                sender: from,
                 user: message.origin.user.as_deref(),
                 network: message.origin.address,
                 size: message.size,
             };
-            let routing = tokio::time::timeout(PATIENCE, settings.router.route(&request));
+            let routing = tokio::time::timeout(PATIENCE, work.settings.router.route(&request));
             let late = |_| RouteError {
                 recipient: recipient.address.to_string(),
                 detail: format!("no answer within {} s", PATIENCE.as_secs()),
@@ -68,21 +127,100 @@ impl Outbound {
                         route.destination =
                             Destination::Mx(Some(recipient.address.domain().clone()));
                     }
-                    match ways.iter_mut().find(|(other, _)| *other == route) {
-                        Some((_, together)) => together.push(index),
-                        None => ways.push((route, vec![index])),
+                    let mut all = ways.iter_mut();
+                    match all.find(|way| way.route == route && way.from == *from) {
+                        Some(way) => way.recipients.push(index),
+                        None => ways.push(Together {
+                            route,
+                            from: from.clone(),
+                            recipients: vec![index],
+                        }),
                     }
                 }
                 Err(error) => {
                     // What went wrong inside is for the operator only.
                     let detail = escape_peer_text(&error.to_string());
                     warn!(queue_id = %message.id, detail, "a route cannot be found now");
-                    let outcome = Outcome::Deferred(self.own(replies::NO_ROUTE));
-                    results.insert(index, (outcome, false));
+                    work.set(index, Outcome::Deferred(self.own(replies::NO_ROUTE)));
                 }
             }
         }
         ways
+    }
+
+    /// Whether the limits of the routes let the job go on now.
+    fn may_begin(&self, work: &mut Work<'_>, ways: &[Together]) -> bool {
+        let lane = &work.job.lease.lane;
+        let usual = work.settings.config.per_destination;
+        let limits = || {
+            ways.iter()
+                .filter_map(|way| way.route.options.limits.as_deref())
+        };
+        let most = limits().filter_map(|limits| limits.per_destination).min();
+        let (fits, tell) = self.known().admit(lane, most.unwrap_or(usual));
+        self.tell(lane, tell);
+        if !fits {
+            work.is_full = true;
+            return false;
+        }
+        for limits in limits() {
+            let Some(rate) = limits.messages else {
+                continue;
+            };
+            if !self.take_token(work, &limits.name, Counted::Messages, rate) {
+                return false;
+            }
+            work.tokens.push((limits.name.clone(), rate));
+        }
+        true
+    }
+
+    /// Takes one of what a rate allows; where there is none, the job's lane is left alone until
+    /// there is.
+    pub(crate) fn take_token(
+        &self,
+        work: &mut Work<'_>,
+        name: &str,
+        counted: Counted,
+        rate: postroad_routing::Rate,
+    ) -> bool {
+        let now = self.clock.now();
+        let lane = &work.job.lease.lane;
+        let until = match self.rates().take(name, counted, rate, now) {
+            Ok(()) => return true,
+            Err(until) => until,
+        };
+        // Others of the lane have a turn already: they all come back for that.
+        let until = self.known().throttled(lane, now).unwrap_or(until);
+        let what = counted.name();
+        let (count, seconds) = (rate.count, rate.per.as_secs_f64());
+        let why = format!("the rate of {name}: {count} {what} in {seconds} s");
+        self.store.park(lane, until);
+        self.known().throttle(lane, until, why.clone());
+        debug!(%lane, why, "a lane waits for its rate");
+        work.away = Some((until, why));
+        false
+    }
+
+    /// A claim that has come to nothing, through no fault of the message: it is not counted.
+    async fn give_back(&self, work: &Work<'_>) {
+        for (name, rate) in &work.tokens {
+            self.rates().give_back(name, Counted::Messages, *rate);
+        }
+        let due = work.away.as_ref().map(|(until, _)| *until);
+        self.return_claim(&work.job.lease, due).await;
+    }
+
+    /// Ends a lease as if there had been none.
+    pub(crate) async fn return_claim(&self, lease: &postroad_queue::Lease, due: Option<Timestamp>) {
+        let record = AttemptRecord {
+            next_due: due,
+            ..AttemptRecord::default()
+        };
+        if let Err(error) = self.store.record(self.clock.now(), lease, record).await {
+            // It ends by itself.
+            debug!(queue_id = %lease.id, %error, "a claim cannot be given back");
+        }
     }
 
     /// What was found here, not said by a hop.
@@ -105,28 +243,33 @@ impl Outbound {
         }
     }
 
-    /// Expiry, notices, the log and the record.
-    async fn settle(&self, settings: &Settings, job: &Claimed, results: Results) {
-        let now = self.clock.now();
-        let (message, schedule) = (&job.message, &settings.config.schedule);
+    /// When those who wait are due again.
+    fn next(&self, work: &Work<'_>, now: Timestamp) -> Next {
+        let (message, schedule) = (&work.job.message, &work.settings.config.schedule);
+        let attempts = work.job.attempts + 1;
         let spread = message.id.to_bytes().last().copied().unwrap_or(0);
-        let next = schedule.next(message.arrived, job.attempts + 1, now, spread);
-        let mut ended = BTreeMap::new();
-        for (index, (outcome, hop_notifies)) in results {
-            let expired = matches!((&outcome, next), (Outcome::Deferred(_), Next::Expired));
-            let outcome = match outcome {
-                Outcome::Deferred(evidence) if expired => Outcome::Failed(evidence),
-                other => other,
-            };
-            ended.insert(
-                index,
-                Ended {
-                    outcome,
-                    expired,
-                    hop_notifies,
-                },
-            );
+        let next = schedule.next(message.arrived, attempts, now, spread);
+        let Next::Retry(at) = next else {
+            return next;
+        };
+        if let Some((until, _)) = &work.away {
+            return Next::Retry(at.min(*until));
         }
+        Next::Retry(match work.retry() {
+            Retry::Usual => at,
+            Retry::Soon if attempts <= SOON_ATTEMPTS => at.min(now + SOON),
+            Retry::Soon => at,
+            Retry::Later => at.max(now + LATER).min(schedule.expires(message.arrived)),
+        })
+    }
+
+    /// Expiry, notices, the log and the record.
+    async fn settle(&self, mut work: Work<'_>, began: Timestamp) {
+        let now = self.clock.now();
+        let (settings, job) = (work.settings, work.job);
+        let (message, schedule) = (&job.message, &settings.config.schedule);
+        let next = self.next(&work, now);
+        let ended = ended(std::mem::take(&mut work.found), next);
         for (&index, end) in &ended {
             log(job, index, end, now);
         }
@@ -141,6 +284,19 @@ impl Outbound {
         )
         .await;
         let (notices, shown): (Vec<_>, Vec<_>) = owed.into_iter().unzip();
+        let next_due = match next {
+            Next::Retry(at) => Some(at),
+            Next::Expired => None,
+        };
+        let steps = work.trail.take();
+        let attempt = self
+            .history
+            .as_ref()
+            .map(|_| chronicle::attempt(job, began, steps, &ended, next_due));
+        let all_final = ended
+            .values()
+            .all(|end| !matches!(end.outcome, Outcome::Deferred(_)))
+            && ended.len() == job.recipients.len();
         let record = AttemptRecord {
             changes: ended
                 .into_iter()
@@ -149,18 +305,18 @@ impl Outbound {
                     outcome: end.outcome,
                 })
                 .collect(),
-            next_due: match next {
-                Next::Retry(at) => Some(at),
-                Next::Expired => None,
-            },
+            next_due,
             counts: true,
             warned: late,
             notices,
         };
         match self.write_down(job, &record).await {
             Ok(()) => {
-                for notice in shown {
+                for notice in &shown {
                     info!(queue_id = %message.id, kind = notice.kind, about = notice.about, to = notice.to, "notice queued");
+                }
+                if let Some(attempt) = attempt {
+                    self.chronicle(job, now, attempt, &shown, all_final).await;
                 }
             }
             Err(StoreError::LeaseLost(_) | StoreError::Closed) => {}
@@ -195,6 +351,27 @@ impl Outbound {
             }
         }
     }
+}
+
+/// What has come of it for each recipient, once it is known whether there is a next time.
+fn ended(found: BTreeMap<usize, Found>, next: Next) -> BTreeMap<usize, Ended> {
+    let end = |(index, found): (usize, Found)| {
+        let expired = matches!(
+            (&found.outcome, next),
+            (Outcome::Deferred(_), Next::Expired)
+        );
+        let outcome = match found.outcome {
+            Outcome::Deferred(evidence) if expired => Outcome::Failed(evidence),
+            other => other,
+        };
+        let end = Ended {
+            outcome,
+            expired,
+            hop_notifies: found.hop_notifies,
+        };
+        (index, end)
+    };
+    found.into_iter().map(end).collect()
 }
 
 /// What holds though nobody can be told of it: who has the message is not sent it again; who

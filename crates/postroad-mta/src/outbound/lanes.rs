@@ -10,14 +10,15 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use postroad_intake::{ByDomain, RcptAsked, RoutePreview};
-use postroad_mail::{Address, Envelope, Origin, Protocol, Reply, Severity};
+use postroad_mail::{Address, Envelope, Origin, Reply, Severity};
 use postroad_queue::{BoxFuture, Lane};
 use postroad_routing::{
-    Destination, Hop, HopAddress, Route, RouteOptions, RouteRequest, SharedRouter, TlsMode,
+    Destination, Hop, Route, RouteOptions, RouteRequest, SharedRouter, TlsMode,
 };
 use tracing::warn;
 
 use super::Outbound;
+use super::follow::hop_url;
 
 /// How long the routes of one message (at its commit) or recipient (at RCPT) may take to be
 /// found: the client waits meanwhile.
@@ -73,10 +74,10 @@ pub(crate) async fn lanes(
     let recipients = envelope.recipients();
     let mut lanes = Vec::with_capacity(recipients.len());
     let routing = async {
-        for recipient in recipients {
+        for (index, recipient) in recipients.iter().enumerate() {
             let request = RouteRequest {
                 recipient: &recipient.address,
-                sender: &envelope.from,
+                sender: envelope.reverse_path(index),
                 user: origin.user.as_deref(),
                 network: origin.address,
                 size,
@@ -95,7 +96,7 @@ pub(crate) async fn lanes(
     lanes
 }
 
-fn lane(route: &Route, recipient: &Address) -> Lane {
+pub(super) fn lane(route: &Route, recipient: &Address) -> Lane {
     match &route.destination {
         Destination::Mx(Some(domain)) => Lane::new(domain.ascii()),
         Destination::Hops(hops) if !hops.is_empty() => hops_lane(hops, &route.options),
@@ -108,19 +109,8 @@ fn hops_lane(hops: &[Hop], options: &RouteOptions) -> Lane {
     let mut name = String::new();
     for hop in hops {
         let separator = if name.is_empty() { "" } else { "," };
-        let scheme = match (hop.protocol, hop.implicit_tls) {
-            (Protocol::Smtp, false) => "smtp",
-            (Protocol::Smtp, true) => "smtps",
-            (Protocol::Lmtp, _) => "lmtp",
-        };
-        let _ = match &hop.at {
-            HopAddress::Tcp { host, port } => {
-                write!(name, "{separator}{scheme}://{}:{port}", host.ascii())
-            }
-            HopAddress::Unix(path) => {
-                write!(name, "{separator}{scheme}+unix://{}", path.display())
-            }
-        };
+        name.push_str(separator);
+        name.push_str(&hop_url(hop));
     }
     let tls = match options.tls {
         TlsMode::Opportunistic => "",
@@ -131,6 +121,12 @@ fn hops_lane(hops: &[Hop], options: &RouteOptions) -> Lane {
     name.push_str(tls);
     for source in &options.source {
         let _ = write!(name, " source={source}");
+    }
+    if let Some(helo) = &options.helo {
+        let _ = write!(name, " helo={}", helo.ascii());
+    }
+    if let Some(login) = &options.auth {
+        let _ = write!(name, " user={}", login.user);
     }
     name.truncate(name.floor_char_boundary(LANE_MAX));
     Lane::new(&name)

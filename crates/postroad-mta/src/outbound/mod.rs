@@ -1,145 +1,87 @@
 //! Delivery: claims what is due, tries it, writes down what came of it.
+//!
+//! | what | where |
+//! |---|---|
+//! | the loop: what is claimed, and started | `run` |
+//! | how many attempts a destination bears | `destinations`, `window` |
+//! | who gets the places for attempts | `slots` |
+//! | rates of routes | `rates` |
+//! | which hosts are dead | `hosts` |
+//! | one job: routes, limits, record | `job` |
+//! | where a route leads | `follow` |
+//! | host after host, address after address | `attempt` |
+//! | a session with a host | `session`, `pool`, `security` |
+//! | transactions | `send` |
+//! | what a failure means | `table`, `classify` |
+//! | what the history is told | `trail`, `chronicle` |
 
 mod attempt;
 mod budget;
+mod chronicle;
 mod classify;
+mod config;
 mod content;
+mod destinations;
+mod downgrade;
+mod explain;
+mod explanation;
 mod files;
 mod follow;
+mod hosts;
 mod job;
 mod lanes;
 mod maildir;
 mod pool;
+mod rates;
+mod recent;
 pub(crate) mod replies;
+mod run;
+mod security;
+#[cfg(test)]
+mod security_tests;
+mod send;
+mod session;
+mod slots;
+mod table;
+mod tls_books;
+mod tls_counts;
+mod tls_observed;
+mod tls_send;
+mod trail;
+mod views;
+mod window;
+mod work;
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use arc_swap::ArcSwap;
-use postroad_mail::{Address, Domain, Timestamp};
+use arc_swap::{ArcSwap, ArcSwapOption};
+use postroad_mail::Cache;
 use postroad_net::client::Connector;
-use postroad_net::clock;
-use postroad_proto::client::Timeouts;
-use postroad_queue::{ClaimRequest, RetrySchedule, Store, StoreError};
-use postroad_routing::{MxLookup, SharedRouter};
-use tokio::sync::{Notify, Semaphore};
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
-use tracing::{error, warn};
+use postroad_queue::history::History;
+use postroad_queue::{Lane, Store};
+use postroad_routing::{MxLookup, NoSecurity, SecurityLookup, SharedRouter};
+use tokio::sync::Notify;
 
+use destinations::Destinations;
+use hosts::Hosts;
 use pool::Pool;
+use rates::Rates;
+use run::REVIVALS_MAX;
+use slots::Slots;
+use tls_books::TlsBooks;
 
+pub use config::{Clock, MaildirObserver, OutboundConfig, SystemClock};
+pub use explanation::{
+    ExplainRequest, ExplainedAddress, ExplainedHost, ExplainedLimits, ExplainedSecurity,
+    ExplainedSession, Explanation,
+};
+pub use tls_observed::ObservedDomain;
+pub use tls_send::TlsReportOptions;
+pub use views::{DeadHost, DestinationView, LastError, Throttled};
+
+pub(crate) use config::Settings;
 pub(crate) use lanes::lanes;
-
-/// Jobs claimed at a time, at most.
-const CLAIM_MAX: usize = 64;
-/// How long a claim is ours without renewal: after a crash it is due again then, where a restart does not free it sooner.
-const LEASE: Duration = Duration::from_secs(600);
-/// When a claim is renewed.
-const RENEW: Duration = Duration::from_secs(200);
-/// How long to wait after the store has failed to answer.
-const STORE_PAUSE: Duration = Duration::from_secs(1);
-
-/// Wall-clock time, for the queue.
-pub trait Clock: Send + Sync + 'static {
-    /// Now.
-    fn now(&self) -> Timestamp;
-}
-
-/// The system's.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct SystemClock;
-
-impl Clock for SystemClock {
-    fn now(&self) -> Timestamp {
-        clock::now()
-    }
-}
-
-/// Told of each message put into a Maildir: its file, reverse-path and recipient.
-pub type MaildirObserver = Arc<dyn Fn(&std::path::Path, &str, &str) + Send + Sync>;
-
-/// The settings of delivery.
-#[derive(Clone)]
-pub struct OutboundConfig {
-    /// The name for EHLO, and in notices.
-    pub hostname: Domain,
-    /// When deferred mail is tried again, and given up.
-    pub schedule: RetrySchedule,
-    /// Attempts at the same time; fixed at the start.
-    pub concurrency: usize,
-    /// Attempts for one lane at the same time.
-    pub per_destination: usize,
-    /// The port on which MX hosts are called.
-    pub port: u16,
-    /// How long TCP connects and TLS handshakes may take.
-    pub connect_timeout: Duration,
-    /// How long each step of a session may take.
-    pub timeouts: Timeouts,
-    /// Told of failures that nobody else can be told of.
-    pub postmaster: Option<Address>,
-    /// Told of each message put into a Maildir.
-    pub maildir_observer: Option<MaildirObserver>,
-}
-
-impl std::fmt::Debug for OutboundConfig {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("OutboundConfig")
-            .field("hostname", &self.hostname)
-            .field("schedule", &self.schedule)
-            .finish_non_exhaustive()
-    }
-}
-
-impl OutboundConfig {
-    /// With the usual settings.
-    #[must_use]
-    pub fn new(hostname: Domain) -> Self {
-        Self {
-            hostname,
-            schedule: RetrySchedule::default(),
-            concurrency: 1000,
-            per_destination: 20,
-            port: 25,
-            connect_timeout: Duration::from_secs(30),
-            timeouts: Timeouts::default(),
-            postmaster: None,
-            maildir_observer: None,
-        }
-    }
-}
-
-/// What may change at a reload.
-pub(crate) struct Settings {
-    pub(crate) config: OutboundConfig,
-    pub(crate) router: SharedRouter,
-    pub(crate) mx: Arc<dyn MxLookup>,
-    pub(crate) connector: Connector,
-    pub(crate) session: Arc<postroad_proto::client::Config>,
-}
-
-impl Settings {
-    fn new(
-        config: OutboundConfig,
-        router: SharedRouter,
-        mx: Arc<dyn MxLookup>,
-        connector: Connector,
-    ) -> Self {
-        let session = postroad_proto::client::Config {
-            helo: config.hostname.ascii().to_owned(),
-            starttls: postroad_proto::client::StartTls::IfOffered,
-            credentials: None,
-            timeouts: config.timeouts.clone(),
-        };
-        Self {
-            config,
-            router,
-            mx,
-            connector,
-            session: session.into(),
-        }
-    }
-}
 
 /// The relay role, outbound. It also tells intake, as a [`postroad_intake::RoutePreview`], what its
 /// routes say of a recipient before the message is in the queue.
@@ -148,8 +90,42 @@ pub struct Outbound {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) pool: Pool,
+    pub(crate) history: Option<Arc<dyn History>>,
+    pub(crate) books: Option<Arc<TlsBooks>>,
+    tls_reports: ArcSwapOption<TlsReportOptions>,
+    destinations: Mutex<Destinations>,
+    hosts: Mutex<Hosts>,
+    rates: Mutex<Rates>,
+    slots: Mutex<Slots>,
+    revivals: Revivals,
+    /// A lane is to be hastened.
+    revived: Notify,
     /// A job has ended: there may be room for another.
     ended: Notify,
+}
+
+/// Lanes that are to be hastened, each once.
+#[derive(Debug, Default)]
+struct Revivals(Mutex<VecDeque<Lane>>);
+
+impl Revivals {
+    /// Whether it was added.
+    fn push(&self, lane: Lane) -> bool {
+        let mut all = lock(&self.0);
+        let fits = all.len() < REVIVALS_MAX && !all.contains(&lane);
+        if fits {
+            all.push_back(lane);
+        }
+        fits
+    }
+
+    fn pop(&self) -> Option<Lane> {
+        lock(&self.0).pop_front()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl std::fmt::Debug for Outbound {
@@ -161,7 +137,8 @@ impl std::fmt::Debug for Outbound {
 }
 
 impl Outbound {
-    /// The role with a store, a router, a way to find hosts and one to call them.
+    /// The role with a store, a router, a way to find hosts and one to call them. No TLS policy is
+    /// looked up, and no history is kept, unless it is built with them.
     #[must_use]
     pub fn new(
         config: OutboundConfig,
@@ -170,11 +147,23 @@ impl Outbound {
         mx: Arc<dyn MxLookup>,
         connector: Connector,
     ) -> Self {
+        let concurrency = config.concurrency;
+        let security = Arc::new(NoSecurity);
+        let settings = Settings::new(config, router, mx, connector, security);
         Self {
-            settings: ArcSwap::from_pointee(Settings::new(config, router, mx, connector)),
+            settings: ArcSwap::from_pointee(settings),
             store,
             clock: Arc::new(SystemClock),
-            pool: Pool::default(),
+            pool: Pool::new(concurrency),
+            history: None,
+            books: None,
+            tls_reports: ArcSwapOption::empty(),
+            destinations: Mutex::default(),
+            hosts: Mutex::default(),
+            rates: Mutex::default(),
+            slots: Mutex::new(Slots::new(concurrency)),
+            revivals: Revivals::default(),
+            revived: Notify::new(),
             ended: Notify::new(),
         }
     }
@@ -186,7 +175,29 @@ impl Outbound {
         self
     }
 
-    /// New settings, for attempts from now on.
+    /// With TLS policies of hosts (DANE, MTA-STS).
+    #[must_use]
+    pub fn with_security(self, security: Arc<dyn SecurityLookup>) -> Self {
+        self.reload_security(security);
+        self
+    }
+
+    /// With a history, which is told of every attempt.
+    #[must_use]
+    pub fn with_history(mut self, history: Arc<dyn History>) -> Self {
+        self.history = Some(history);
+        self
+    }
+
+    /// With a place for the figures of TLS reports (RFC 8460): without one, none are kept. Comes
+    /// behind [`Outbound::with_clock`].
+    #[must_use]
+    pub fn with_cache(mut self, cache: Arc<dyn Cache>) -> Self {
+        self.books = Some(Arc::new(TlsBooks::new(cache, self.clock.now())));
+        self
+    }
+
+    /// New settings, for attempts from now on. TLS policies stay as they are.
     pub fn reload(
         &self,
         config: OutboundConfig,
@@ -194,113 +205,37 @@ impl Outbound {
         mx: Arc<dyn MxLookup>,
         connector: Connector,
     ) {
-        self.settings
-            .store(Arc::new(Settings::new(config, router, mx, connector)));
+        let security = Arc::clone(&self.settings.load().security);
+        let settings = Settings::new(config, router, mx, connector, security);
+        self.settings.store(Arc::new(settings));
     }
 
-    /// Delivers until the shutdown, then lets attempts finish for `drain` at most. What does not
-    /// finish is tried again by the next process.
-    pub async fn run(self: Arc<Self>, shutdown: CancellationToken, drain: Duration) {
-        let due = Arc::new(Notify::new());
-        let wake = Arc::clone(&due);
-        self.store.on_due(Arc::new(move || wake.notify_one()));
-        let room = Arc::new(Semaphore::new(self.settings.load().config.concurrency));
-        let jobs = TaskTracker::new();
-        while !shutdown.is_cancelled() {
-            let started = self.start_jobs(&room, &jobs).await;
-            if started > 0 {
-                continue;
-            }
-            let now = self.clock.now();
-            let wait = self
-                .store
-                .next_due(now)
-                .map_or(Duration::MAX, |at| at.since(now));
-            // What is due and was not claimed waits for others of its lane to end, which is told.
-            let wait = if wait.is_zero() || room.available_permits() == 0 {
-                STORE_PAUSE
-            } else {
-                wait
-            };
-            tokio::select! {
-                () = shutdown.cancelled() => {}
-                () = due.notified() => {}
-                () = self.ended.notified() => {}
-                () = tokio::time::sleep(wait.min(Duration::from_secs(3600))) => {}
-                () = self.pool.expire() => {}
-            }
-        }
-        jobs.close();
-        if tokio::time::timeout(drain, jobs.wait()).await.is_err() {
-            warn!(
-                jobs = jobs.len(),
-                "deliveries cut off at the end of the time to finish; they will be tried again"
-            );
-        }
-        self.pool.close().await;
-    }
-
-    async fn start_jobs(self: &Arc<Self>, room: &Arc<Semaphore>, jobs: &TaskTracker) -> usize {
-        let max = room.available_permits().min(CLAIM_MAX);
-        if max == 0 {
-            return 0;
-        }
-        let per_lane = self.settings.load().config.per_destination;
-        let request = ClaimRequest {
-            max,
-            per_lane,
-            lease: LEASE,
-        };
-        let claimed = match self.store.claim(self.clock.now(), &request).await {
-            Ok(claimed) => claimed,
-            Err(error) => {
-                error!(%error, "nothing can be claimed from the queue");
-                tokio::time::sleep(STORE_PAUSE).await;
-                return 0;
-            }
-        };
-        let count = claimed.len();
-        for job in claimed {
-            let Ok(permit) = Arc::clone(room).try_acquire_owned() else {
-                break;
-            };
-            let outbound = Arc::clone(self);
-            jobs.spawn(async move {
-                outbound.work(job).await;
-                drop(permit);
-                outbound.ended.notify_one();
-            });
-        }
-        count
-    }
-
-    /// One job, its lease renewed while it runs.
-    async fn work(&self, job: postroad_queue::Claimed) {
-        let lease = job.lease.clone();
-        let mut running = std::pin::pin!(self.run_job(job));
-        loop {
-            tokio::select! {
-                () = &mut running => return,
-                () = tokio::time::sleep(RENEW) => {
-                    match self.store.renew(self.clock.now(), &lease, LEASE).await {
-                        Ok(()) => {}
-                        // Somebody else has it, or will: two must not send the same.
-                        Err(error @ StoreError::LeaseLost(_)) => {
-                            warn!(queue_id = %lease.id, lane = %lease.lane, %error, "an attempt is given up");
-                            return;
-                        }
-                        Err(error) => {
-                            warn!(queue_id = %lease.id, lane = %lease.lane, %error, "a job's lease cannot be renewed");
-                        }
-                    }
-                }
-            }
-        }
+    /// Other TLS policies, for attempts from now on.
+    pub fn reload_security(&self, security: Arc<dyn SecurityLookup>) {
+        let mut settings = Settings::clone(&self.settings.load());
+        settings.security = security;
+        self.settings.store(Arc::new(settings));
     }
 
     pub(crate) fn maildir_delivered(&self, file: &std::path::Path, from: &str, to: &str) {
         if let Some(observer) = &self.settings.load().config.maildir_observer {
             observer(file, from, to);
         }
+    }
+
+    pub(crate) fn known(&self) -> MutexGuard<'_, Destinations> {
+        lock(&self.destinations)
+    }
+
+    pub(crate) fn hosts(&self) -> MutexGuard<'_, Hosts> {
+        lock(&self.hosts)
+    }
+
+    pub(crate) fn rates(&self) -> MutexGuard<'_, Rates> {
+        lock(&self.rates)
+    }
+
+    pub(crate) fn slots(&self) -> MutexGuard<'_, Slots> {
+        lock(&self.slots)
     }
 }

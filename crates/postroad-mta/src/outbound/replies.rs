@@ -55,6 +55,8 @@ pub(crate) const TOO_LARGE: Reply = no(552, 3, 4, "The message is larger than th
 pub(crate) const EIGHT_BIT: Reply = no(554, 6, 3, "The host does not take 8-bit octets");
 /// Without BINARYMIME and CHUNKING: the host's name stands in its place.
 pub(crate) const BINARY: Reply = no(554, 6, 3, "The host does not take binary messages");
+/// Without REQUIRETLS (RFC 8689 section 5): the host's name stands in its place.
+pub(crate) const REQUIRE_TLS: Reply = no(550, 7, 30, "The host does not have REQUIRETLS");
 /// Without SMTPUTF8: the host's name stands in its place.
 pub(crate) const UTF8: Reply = no(553, 6, 7, "The host does not have SMTPUTF8");
 

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use postroad_queue::Store as _;
+use postroad_queue::Lane;
 use postroad_routing::{RouteOptions, RouteRule, SharedRouter, StaticRouter, TlsMode};
 
 use crate::hop::{ALL, Act, Hop, Tls};
@@ -187,8 +187,23 @@ async fn many_dead_hosts_cost_a_few_connections() {
     // Three of the first host, five in all.
     let tried: Vec<_> = hops.iter().map(Hop::connections).collect();
     assert_eq!(tried, [1, 1, 1, 0, 1, 1, 0, 0, 0]);
-    let parked = world.store.lanes();
-    assert!(parked[0].parked_until.is_some(), "{parked:?}");
+    let known = world.outbound.destination(&Lane::new("far.test")).unwrap();
+    assert_eq!(known.dead_hosts.len(), 5, "{known:?}");
+    assert!(known.last_error.unwrap().what.contains("421 4.3.2 dead"));
+    // The next message does not wait for those again, and finds out about the others.
+    let id = world.send("me@s.test", &["bob@far.test"]).await;
+    world.settled(id, 1).await;
+    let tried: Vec<_> = hops.iter().map(Hop::connections).collect();
+    assert_eq!(tried, [1; 9]);
+    // Nor does any other, before their time has come; that is an attempt all the same.
+    let id = world.send("me@s.test", &["bob@far.test"]).await;
+    let said = world.last(id, 1).await;
+    assert!(
+        said.starts_with("451 4.4.1 mx2.far.test") && said.contains("was not tried"),
+        "{said}"
+    );
+    let tried: Vec<_> = hops.iter().map(Hop::connections).collect();
+    assert_eq!(tried, [1; 9]);
 }
 
 /// Three messages to a hop that keeps each waiting: no more connections than transactions allowed,

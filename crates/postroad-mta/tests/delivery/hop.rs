@@ -10,7 +10,7 @@ use tokio::io::{
     AsyncBufRead, AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWrite,
     AsyncWriteExt as _, BufReader,
 };
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 
@@ -40,6 +40,7 @@ pub struct At {
 pub struct Taken {
     pub connection: usize,
     pub tls: bool,
+    pub lmtp: bool,
     /// The MAIL line.
     pub mail: String,
     /// The RCPT lines.
@@ -129,7 +130,39 @@ impl Hop {
     ) -> Self {
         let listener = TcpListener::bind((own_ip(), port)).await.unwrap();
         let address = listener.local_addr().unwrap();
-        let seen = Arc::new(Mutex::new(Seen::default()));
+        let (hop, temper) = Self::made(address, extensions, tls, script);
+        let shared = Arc::clone(&hop.seen);
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                serve_on(stream, &shared, &temper);
+            }
+        });
+        hop
+    }
+
+    /// One behind a Unix socket.
+    pub async fn unix(
+        path: &std::path::Path,
+        script: impl Fn(&str, At) -> Act + Send + Sync + 'static,
+    ) -> Self {
+        let listener = tokio::net::UnixListener::bind(path).unwrap();
+        let nowhere = ([0, 0, 0, 0], 0).into();
+        let (hop, temper) = Self::made(nowhere, ALL, Tls::None, script);
+        let shared = Arc::clone(&hop.seen);
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                serve_on(stream, &shared, &temper);
+            }
+        });
+        hop
+    }
+
+    fn made(
+        address: SocketAddr,
+        extensions: &'static [&'static str],
+        tls: Tls,
+        script: impl Fn(&str, At) -> Act + Send + Sync + 'static,
+    ) -> (Self, Temper) {
         let temper = Temper {
             script: Arc::new(script),
             extensions,
@@ -137,20 +170,15 @@ impl Hop {
             gate: Arc::new(Semaphore::new(0)),
         };
         let gate = Arc::clone(&temper.gate);
-        let shared = Arc::clone(&seen);
-        tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                let (seen, temper) = (Arc::clone(&shared), temper.clone());
-                let connection = seen.lock().unwrap().connections;
-                seen.lock().unwrap().connections += 1;
-                tokio::spawn(async move { serve(stream, connection, &seen, &temper).await });
-            }
-        });
-        Self {
-            address,
-            seen,
-            gate,
-        }
+        let seen = Arc::default();
+        (
+            Self {
+                address,
+                seen,
+                gate,
+            },
+            temper,
+        )
     }
 
     pub fn connections(&self) -> usize {
@@ -178,7 +206,23 @@ impl Hop {
     }
 }
 
-async fn serve(stream: TcpStream, connection: usize, seen: &Mutex<Seen>, temper: &Temper) {
+fn serve_on<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    stream: S,
+    seen: &Arc<Mutex<Seen>>,
+    temper: &Temper,
+) {
+    let (seen, temper) = (Arc::clone(seen), temper.clone());
+    let connection = seen.lock().unwrap().connections;
+    seen.lock().unwrap().connections += 1;
+    tokio::spawn(async move { serve(stream, connection, &seen, &temper).await });
+}
+
+async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: S,
+    connection: usize,
+    seen: &Mutex<Seen>,
+    temper: &Temper,
+) {
     let mut stream = BufReader::new(stream);
     let at = At {
         messages: 0,
@@ -227,6 +271,7 @@ async fn session<S: AsyncRead + AsyncWrite + Unpin>(
     let mut taken = Taken {
         connection,
         tls,
+        lmtp: false,
         mail: String::new(),
         rcpt: Vec::new(),
         data: String::new(),
@@ -246,7 +291,10 @@ async fn session<S: AsyncRead + AsyncWrite + Unpin>(
         };
         let verb = line.split(' ').next().unwrap_or_default();
         let goes_on = match verb {
-            "EHLO" => say(stream, temper, line, at, &offer(temper, tls)).await,
+            "EHLO" | "LHLO" => {
+                taken.lmtp = verb == "LHLO";
+                say(stream, temper, line, at, &offer(temper, tls)).await
+            }
             "STARTTLS" => return say(stream, temper, line, at, "220 go").await,
             "MAIL" => {
                 taken.mail = line.to_owned();
@@ -259,10 +307,8 @@ async fn session<S: AsyncRead + AsyncWrite + Unpin>(
                 say(stream, temper, line, at, "554 5.5.1 nobody").await
             }
             "DATA" => {
-                if !say(stream, temper, line, at, "354 go").await {
-                    return false;
-                }
-                if !data(stream, &mut taken.octets).await {
+                let goes_on = say(stream, temper, line, at, "354 go").await;
+                if !(goes_on && data(stream, &mut taken.octets).await) {
                     return false;
                 }
                 messages += 1;
@@ -318,6 +364,9 @@ async fn end(
     at: At,
     taken: &mut Taken,
 ) -> bool {
+    if taken.lmtp {
+        return end_of_each(stream, seen, temper, at, taken).await;
+    }
     taken.data = String::from_utf8_lossy(&taken.octets).into_owned();
     match (temper.script)("END", at) {
         Act::Say(reply) if !reply.starts_with('2') => {}
@@ -331,6 +380,31 @@ async fn end(
         }
     }
     say(stream, temper, "END", at, "250 2.0.0 taken").await
+}
+
+/// LMTP: a reply for each recipient; the script is asked with its RCPT line behind `END`. The
+/// transaction keeps those that were taken.
+async fn end_of_each(
+    stream: &mut (impl AsyncWrite + Unpin),
+    seen: &Mutex<Seen>,
+    temper: &Temper,
+    at: At,
+    taken: &mut Taken,
+) -> bool {
+    taken.data = String::from_utf8_lossy(&taken.octets).into_owned();
+    let all = std::mem::take(&mut taken.rcpt);
+    for line in all {
+        let command = format!("END {line}");
+        let refused = matches!((temper.script)(&command, at), Act::Say(_));
+        if !say(stream, temper, &command, at, "250 2.0.0 taken").await {
+            return false;
+        }
+        if !refused {
+            taken.rcpt.push(line);
+        }
+    }
+    seen.lock().unwrap().taken.push(taken.clone());
+    true
 }
 
 /// Whether it was the last chunk; `None` where it did not come to its end.

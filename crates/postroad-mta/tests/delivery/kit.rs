@@ -103,13 +103,20 @@ impl World {
     pub async fn with(router: SharedRouter, change: impl FnOnce(&mut OutboundConfig)) -> Self {
         let mut config = Self::config().await;
         change(&mut config);
-        Self::built(config, router, MemStore::new(64 << 20))
+        Self::built(config, router, MemStore::new(64 << 20), |outbound| outbound)
+    }
+
+    /// With whatever the role is built with besides.
+    pub async fn tuned(router: SharedRouter, tune: impl FnOnce(Outbound) -> Outbound) -> Self {
+        let config = Self::config().await;
+        Self::built(config, router, MemStore::new(64 << 20), tune)
     }
 
     /// With a queue that holds so many octets.
     pub async fn small(octets: u64) -> Self {
         let config = Self::config().await;
-        Self::built(config, SharedRouter::default(), MemStore::new(octets))
+        let store = MemStore::new(octets);
+        Self::built(config, SharedRouter::default(), store, |outbound| outbound)
     }
 
     async fn config() -> OutboundConfig {
@@ -124,7 +131,12 @@ impl World {
         }
     }
 
-    fn built(config: OutboundConfig, router: SharedRouter, store: MemStore) -> Self {
+    fn built(
+        config: OutboundConfig,
+        router: SharedRouter,
+        store: MemStore,
+        tune: impl FnOnce(Outbound) -> Outbound,
+    ) -> Self {
         let port = config.port;
         let clock = FakeClock(Arc::new(AtomicU64::new(START)));
         let mx = Arc::new(FakeMx::default());
@@ -135,7 +147,7 @@ impl World {
             Arc::clone(&mx) as Arc<dyn MxLookup>,
             Connector::new(&[]).unwrap(),
         );
-        let outbound = Arc::new(outbound.with_clock(clock.clone()));
+        let outbound = Arc::new(tune(outbound.with_clock(clock.clone())));
         Self {
             store,
             outbound,

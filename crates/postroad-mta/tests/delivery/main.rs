@@ -9,8 +9,11 @@
 )]
 
 mod connections;
+mod explained;
 mod hop;
 mod kit;
+mod lists;
 mod notices;
 mod routes;
 mod transactions;
+mod ways;

@@ -190,13 +190,16 @@ async fn a_notice_that_the_postmaster_cannot_get_ends_there() {
 async fn when_its_time_is_up() {
     let world = World::new().await;
     let (sender, _far) = hosts(&world, &[]).await;
-    let grey = Hop::scripted(world.port, |command, _| match command {
-        // Not the fault of the message: it is delayed, whatever class the greeting is of.
-        "GREETING" => Act::Say("554 5.7.1 go away"),
-        _ => Act::Usual,
-    })
-    .await;
-    world.mx("grey.test", &[("mx.grey.test", &[grey.address.ip()])]);
+    let busy = greeting(&world, "421 4.3.2 busy").await;
+    // As long as there is a host that might take it, it is delayed, whatever others say.
+    let closed = greeting(&world, "554 5.7.1 go away").await;
+    world.mx(
+        "grey.test",
+        &[
+            ("mx1.grey.test", &[busy.address.ip()]),
+            ("mx2.grey.test", &[closed.address.ip()]),
+        ],
+    );
     let id = world.send("me@s.test", &["bob@grey.test"]).await;
     world.run();
     world.settled(id, 1).await;
@@ -214,6 +217,38 @@ async fn when_its_time_is_up() {
     let failed = sender.taken().remove(1);
     assert_eq!(fields(&failed, "Action"), ["failed"]);
     assert_eq!(fields(&failed, "Status"), ["5.4.7"]);
+}
+
+/// RFC 5321 section 3.1, RFC 7504: where every host says that it takes no mail, so be it.
+#[tokio::test]
+async fn when_no_host_takes_mail_at_all() {
+    let world = World::new().await;
+    let (sender, _far) = hosts(&world, &[]).await;
+    let first = greeting(&world, "521 5.3.2 no mail here").await;
+    let second = greeting(&world, "554 5.7.1 go away").await;
+    world.mx(
+        "none.test",
+        &[
+            ("mx1.none.test", &[first.address.ip()]),
+            ("mx2.none.test", &[second.address.ip()]),
+        ],
+    );
+    world.send("me@s.test", &["bob@none.test"]).await;
+    world.run();
+    world.empty().await;
+    let failed = sender.taken().remove(0);
+    assert_eq!(fields(&failed, "Action"), ["failed"]);
+    assert_eq!(fields(&failed, "Status"), ["5.7.1"]);
+    assert_eq!((first.connections(), second.connections()), (1, 1));
+}
+
+/// A host that greets like this.
+async fn greeting(world: &World, says: &'static str) -> Hop {
+    Hop::scripted(world.port, move |command, _| match command {
+        "GREETING" => Act::Say(says),
+        _ => Act::Usual,
+    })
+    .await
 }
 
 #[tokio::test]

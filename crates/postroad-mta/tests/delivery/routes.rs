@@ -13,11 +13,11 @@ use postroad_routing::{
 
 use crate::kit::World;
 
-struct Fixed(Destination);
+pub struct Fixed(pub Route);
 
 impl Router for Fixed {
     async fn route(&self, _: &RouteRequest<'_>) -> Result<Option<Route>, RouteError> {
-        Ok(Some(Route::new(self.0.clone())))
+        Ok(Some(self.0.clone()))
     }
 }
 
@@ -32,11 +32,14 @@ impl Router for Down {
     }
 }
 
+/// The first of them first.
 pub fn hops(addresses: &[SocketAddr]) -> SharedRouter {
-    let hop = |address: &SocketAddr| Hop::smtp(address.ip().into(), address.port());
-    SharedRouter::new(Fixed(Destination::Hops(
-        addresses.iter().map(hop).collect(),
-    )))
+    let hop = |(preference, address): (u16, &SocketAddr)| Hop {
+        preference,
+        ..Hop::smtp(address.ip().into(), address.port())
+    };
+    let all = (0..).zip(addresses).map(hop);
+    SharedRouter::new(Fixed(Route::new(Destination::Hops(all.collect()))))
 }
 
 fn rules(via: &str) -> SharedRouter {
@@ -89,7 +92,7 @@ async fn who_is_refused_before_the_message() {
         (SharedRouter::new(Down), None),
         // A refusal that is none refuses nobody.
         (
-            SharedRouter::new(Fixed(Destination::Reject(replies::OK))),
+            SharedRouter::new(Fixed(Route::new(Destination::Reject(replies::OK)))),
             None,
         ),
     ] {
@@ -196,7 +199,7 @@ async fn one_hop_that_cannot_be_does_not_fail_what_another_defers() {
         hop(&format!("[{}]", busy.address.ip()), busy.address.port()),
         hop("loop.test", 25),
     ];
-    let router = SharedRouter::new(Fixed(Destination::Hops(route)));
+    let router = SharedRouter::new(Fixed(Route::new(Destination::Hops(route))));
     let world = World::routed(router).await;
     world.broken_mx("loop.test", PlanError::Permanent(replies::MX_LOOP));
     let id = world.send("me@s.test", &["bob@far.test"]).await;

@@ -160,15 +160,25 @@ async fn a_deferral_is_tried_again_and_the_rest_is_not() {
     assert_eq!(to, ["yes@far.test", "grey@far.test"]);
 }
 
-/// RFC 3030 section 3: as it is, in chunks that are said to be binary; or back to its sender.
+/// RFC 3030 section 3: as it is, in chunks that are said to be binary; or converted; or, where a
+/// signature forbids that, back to its sender.
 #[tokio::test]
-async fn binary_mail_goes_in_chunks_or_not_at_all() {
-    const BINARY: &[u8] = b"Subject: x\r\n\r\n\0\xff\nbare\r.\n.\r\n\r\n.\r\nend";
-    for (extensions, goes) in [
-        (&["PIPELINING", "8BITMIME", "CHUNKING", "BINARYMIME"], true),
-        (&["PIPELINING", "8BITMIME", "CHUNKING", "SMTPUTF8"], false),
-        (&["PIPELINING", "8BITMIME", "BINARYMIME", "SMTPUTF8"], false),
+async fn binary_mail_goes_in_chunks_or_converted_or_not_at_all() {
+    const BINARY: &str = "\0\u{e9}\nbare\r.\n.\r\n\r\n.\r\nend";
+    const IMAGE: &str = "Subject: x\r\nMIME-Version: 1.0\r\nContent-Type: image/x\r\n\r\n";
+    const SIGNED: &str = "DKIM-Signature: v=1; b=x\r\nSubject: x\r\nMIME-Version: 1.0\r\nContent-Type: image/x\r\n\r\n";
+    let all: &[&str] = &["PIPELINING", "8BITMIME", "CHUNKING", "BINARYMIME"];
+    let no_binary: &[&str] = &["PIPELINING", "8BITMIME", "CHUNKING", "SMTPUTF8"];
+    let no_chunks: &[&str] = &["PIPELINING", "8BITMIME", "BINARYMIME", "SMTPUTF8"];
+    for (extensions, head, goes) in [
+        (all, IMAGE, "as it is"),
+        (all, SIGNED, "as it is"),
+        (no_binary, IMAGE, "converted"),
+        (no_chunks, IMAGE, "converted"),
+        (no_chunks, SIGNED, "back"),
     ] {
+        let octets = [head, BINARY].concat();
+        let octets = octets.as_bytes();
         let world = World::new().await;
         let sender = Hop::start(world.port).await;
         let far = Hop::with(world.port, extensions, Tls::None, |_, _| Act::Usual).await;
@@ -176,20 +186,30 @@ async fn binary_mail_goes_in_chunks_or_not_at_all() {
         world.mx("far.test", &[("mx.far.test", &[far.address.ip()])]);
         let binary = |envelope: &mut postroad_mail::Envelope| envelope.body = BodyKind::BinaryMime;
         world
-            .send_octets("me@s.test", &["bob@far.test"], BINARY, binary)
+            .send_octets("me@s.test", &["bob@far.test"], octets, binary)
             .await;
         world.run();
         world.empty().await;
-        assert_eq!(far.count("DATA"), 0, "{extensions:?}");
-        if goes {
-            let taken = far.taken().remove(0);
-            assert!(taken.mail.contains(" BODY=BINARYMIME"), "{}", taken.mail);
-            assert_eq!(taken.octets, BINARY);
-            assert!(sender.taken().is_empty());
-        } else {
+        if goes == "back" {
             assert_eq!((far.count("MAIL"), far.count("BDAT")), (0, 0));
             let notice = sender.taken().remove(0);
             assert!(notice.data.contains("\r\nStatus: 5.6.3\r\n"), "{notice:?}");
+            continue;
+        }
+        let taken = far.taken().remove(0);
+        assert!(sender.taken().is_empty());
+        if goes == "as it is" {
+            assert!(taken.mail.contains(" BODY=BINARYMIME"), "{}", taken.mail);
+            assert_eq!(taken.octets, octets);
+            assert_eq!(far.count("DATA"), 0);
+        } else {
+            assert!(!taken.mail.contains("BODY="), "{}", taken.mail);
+            assert!(taken.data.is_ascii() && !taken.data.contains('\0'));
+            assert!(
+                taken
+                    .data
+                    .contains("\r\nContent-Transfer-Encoding: base64\r\n")
+            );
         }
     }
 }

@@ -1,6 +1,5 @@
-use std::io;
-use std::net::SocketAddr;
 use std::pin::pin;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -9,24 +8,19 @@ use futures_util::poll;
 use postroad_mail::TlsInfo;
 use postroad_proto::Extensions;
 use postroad_proto::client::{
-    Output, Phase, RecipientResult, Report, Session, SessionError, Transaction,
+    Config, Output, Phase, RecipientResult, Report, Session, SessionError, StartTls, Transaction,
 };
-use rustls_pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::net::{TcpSocket, TcpStream};
-use tokio_rustls::TlsConnector;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
+use super::dial::{Stream, is_unreachable};
 use super::tls::TlsConfigs;
-use super::{ConnectError, Connector, Source, Target};
-use crate::{clock, tls};
+use super::{ConnectError, Connector, PeerAddress, Source, Target, TlsVerdict};
+use crate::clock;
 
 /// Octets read from a server at a time.
 const READ: usize = 4096;
 /// Octets that gather before they are written, at least.
 const WRITE: usize = 16 << 10;
-
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
 /// An open session, between transactions.
 pub struct Connection {
@@ -34,8 +28,9 @@ pub struct Connection {
     stream: Option<Box<dyn Stream>>,
     session: Session,
     input: BytesMut,
-    peer: SocketAddr,
+    peer: PeerAddress,
     tls: Option<TlsInfo>,
+    verdict: Option<TlsVerdict>,
     write_timeout: Duration,
 }
 
@@ -48,20 +43,28 @@ impl std::fmt::Debug for Connection {
     }
 }
 
+/// The content of a message that is not sent.
+struct Nothing;
+
+impl Source for Nothing {
+    async fn next(&mut self) -> std::io::Result<bytes::Bytes> {
+        Ok(bytes::Bytes::new())
+    }
+}
+
 impl Connector {
     /// Calls a next hop and opens a session with it.
     ///
     /// # Errors
     /// Where it came to none.
     pub async fn connect(&self, target: &Target) -> Result<Connection, ConnectError> {
-        let address = target.address;
         let failed = |detail: String, unreachable| ConnectError::Connect {
-            address,
+            address: target.address.clone(),
             detail,
             unreachable,
         };
-        let connecting = tokio::time::timeout(target.connect_timeout, call(target));
-        let stream = match connecting.await {
+        let dialling = self.dialer.dial(&target.address, target.source);
+        let stream = match tokio::time::timeout(target.connect_timeout, dialling).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => return Err(failed(error.to_string(), is_unreachable(&error))),
             Err(_) => {
@@ -69,24 +72,43 @@ impl Connector {
                 return Err(failed(format!("no answer within {waited} s"), false));
             }
         };
-        let (stream, tls): (Box<dyn Stream>, _) = if target.implicit_tls {
-            let (stream, info) = handshake(&self.tls, target, stream).await?;
-            (Box::new(stream), Some(info))
+        let (stream, tls, verdict): (Box<dyn Stream>, _, _) = if target.implicit_tls {
+            let (stream, info, verdict) = self.tls.handshake(target, stream).await?;
+            (Box::new(stream), Some(info), Some(verdict))
         } else {
-            (Box::new(stream), None)
+            (stream, None, None)
         };
-        let session = Session::new(clock::instant(), target.session.clone(), tls.clone());
+        let session = Session::new(clock::instant(), config(target), tls.clone());
         let mut connection = Connection {
             stream: Some(stream),
             session,
             input: BytesMut::new(),
-            peer: address,
+            peer: target.address.clone(),
             tls,
+            verdict,
             write_timeout: target.session.timeouts.data_block,
         };
         connection.open(&self.tls, target).await?;
         Ok(connection)
     }
+}
+
+/// Over a Unix socket STARTTLS protects from nobody, and is left alone, but for a password, which
+/// goes under TLS only.
+fn config(target: &Target) -> Arc<Config> {
+    let usual = &target.session;
+    let starttls = match (&target.address, &usual.credentials) {
+        (PeerAddress::Tcp(_), _) => usual.starttls,
+        (PeerAddress::Unix(_), None) => StartTls::Never,
+        (PeerAddress::Unix(_), Some(_)) => StartTls::IfOffered,
+    };
+    if starttls == usual.starttls {
+        return Arc::clone(usual);
+    }
+    Arc::new(Config {
+        starttls,
+        ..(**usual).clone()
+    })
 }
 
 impl Connection {
@@ -102,14 +124,15 @@ impl Connection {
                         self.session.end_of_input(clock::instant());
                         continue;
                     };
-                    let (stream, info) = handshake(configs, target, stream).await?;
+                    let (stream, info, verdict) = configs.handshake(target, stream).await?;
                     self.stream = Some(Box::new(stream));
                     self.tls = Some(info.clone());
+                    self.verdict = Some(verdict);
                     self.session.tls_started(clock::instant(), info);
                 }
                 Output::Failed { phase, error } => {
                     return Err(ConnectError::Session {
-                        address: self.peer,
+                        address: self.peer.clone(),
                         phase,
                         error,
                     });
@@ -117,7 +140,7 @@ impl Connection {
                 Output::Body | Output::Finished(_) | Output::Closed => {
                     let error = SessionError::Protocol("out of turn");
                     return Err(ConnectError::Session {
-                        address: self.peer,
+                        address: self.peer.clone(),
                         phase: Phase::Idle,
                         error,
                     });
@@ -131,6 +154,18 @@ impl Connection {
     pub async fn deliver(&mut self, transaction: Transaction, content: &mut impl Source) -> Report {
         let recipients = transaction.recipients.len();
         self.session.begin(clock::instant(), transaction);
+        self.transact(recipients, content).await
+    }
+
+    /// Asks what the server says to a transaction without sending its message: MAIL, RCPT, RSET.
+    /// Recipients that it would take are `Accepted`, with the reply to RCPT.
+    pub async fn probe(&mut self, transaction: Transaction) -> Report {
+        let recipients = transaction.recipients.len();
+        self.session.probe(clock::instant(), transaction);
+        self.transact(recipients, &mut Nothing).await
+    }
+
+    async fn transact(&mut self, recipients: usize, content: &mut impl Source) -> Report {
         loop {
             match self.session.poll(clock::instant(), &mut self.input) {
                 Output::Finished(report) => {
@@ -194,10 +229,16 @@ impl Connection {
         self.tls.as_ref()
     }
 
+    /// What came of the check of the server's certificate; none without TLS.
+    #[must_use]
+    pub fn verdict(&self) -> Option<&TlsVerdict> {
+        self.verdict.as_ref()
+    }
+
     /// Who is at the other end.
     #[must_use]
-    pub fn peer(&self) -> SocketAddr {
-        self.peer
+    pub fn peer(&self) -> &PeerAddress {
+        &self.peer
     }
 
     /// What the server offers.
@@ -289,63 +330,5 @@ impl Connection {
         if self.input.is_empty() {
             self.session.end_of_input(clock::instant());
         }
-    }
-}
-
-fn is_unreachable(error: &io::Error) -> bool {
-    // A family that is switched off is said so when the socket is made, or bound.
-    const EAFNOSUPPORT: i32 = 97;
-    matches!(
-        error.kind(),
-        io::ErrorKind::NetworkUnreachable | io::ErrorKind::AddrNotAvailable
-    ) || error.raw_os_error() == Some(EAFNOSUPPORT)
-}
-
-async fn call(target: &Target) -> io::Result<TcpStream> {
-    let socket = if target.address.is_ipv4() {
-        TcpSocket::new_v4()
-    } else {
-        TcpSocket::new_v6()
-    }?;
-    if let Some(source) = target.source {
-        socket.bind(SocketAddr::new(source, 0))?;
-    }
-    let stream = socket.connect(target.address).await?;
-    stream.set_nodelay(true)?;
-    Ok(stream)
-}
-
-async fn handshake<S: Stream>(
-    configs: &TlsConfigs,
-    target: &Target,
-    stream: S,
-) -> Result<(tokio_rustls::client::TlsStream<S>, TlsInfo), ConnectError> {
-    let failed = |detail: String| ConnectError::Tls {
-        address: target.address,
-        detail,
-    };
-    let config = if target.verify {
-        &configs.verifying
-    } else {
-        &configs.opportunistic
-    };
-    let name = match ServerName::try_from(target.name.clone()) {
-        Ok(name) => name,
-        Err(_) if target.verify => {
-            return Err(failed(format!(
-                "{} is no name that a certificate can be valid for",
-                target.name
-            )));
-        }
-        Err(_) => ServerName::from(target.address.ip()),
-    };
-    let connecting = TlsConnector::from(std::sync::Arc::clone(config)).connect(name, stream);
-    match tokio::time::timeout(target.connect_timeout, connecting).await {
-        Ok(Ok(stream)) => {
-            let info = tls::info(stream.get_ref().1);
-            Ok((stream, info))
-        }
-        Ok(Err(error)) => Err(failed(error.to_string())),
-        Err(_) => Err(failed("the handshake takes too long".to_owned())),
     }
 }

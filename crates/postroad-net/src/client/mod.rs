@@ -1,9 +1,12 @@
 //! The client's side: connections to next hops, and the driver of [`postroad_proto::client::Session`].
 
 mod connection;
+mod dial;
 mod tls;
+mod verify;
+mod verify_dane;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +15,8 @@ use bytes::Bytes;
 use postroad_proto::client::{Config, Phase, SessionError};
 
 pub use connection::Connection;
+pub use dial::{Dial, Dialling, PeerAddress, Sockets, Stream};
+pub use verify::{CertificateCheck, TlsFault, TlsVerdict};
 
 use tls::TlsConfigs;
 
@@ -19,18 +24,22 @@ use tls::TlsConfigs;
 #[derive(Clone, Debug)]
 pub struct Target {
     /// The address to call.
-    pub address: SocketAddr,
+    pub address: PeerAddress,
     /// The name for SNI and for the certificate.
     pub name: String,
     /// TLS from the first octet.
     pub implicit_tls: bool,
-    /// The certificate must be valid for `name`; else any will do.
-    pub verify: bool,
-    /// The local address to call from.
+    /// What its certificate must be.
+    pub certificate: CertificateCheck,
+    /// False: the check is made, [`Connection::verdict`] tells what came of it, and the connection
+    /// is used all the same.
+    pub enforce: bool,
+    /// The local address to call from, over TCP.
     pub source: Option<IpAddr>,
-    /// How long the TCP connect (and each TLS handshake) may take.
+    /// How long the connect (and each TLS handshake) may take.
     pub connect_timeout: Duration,
-    /// EHLO name, STARTTLS, login, timeouts.
+    /// EHLO name, STARTTLS, login, timeouts. STARTTLS is not required over a Unix socket, whatever
+    /// it says here.
     pub session: Arc<Config>,
 }
 
@@ -38,11 +47,11 @@ pub struct Target {
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConnectError {
-    /// No TCP connection.
+    /// No connection.
     #[error("connecting to {address}: {detail}")]
     Connect {
         /// Where.
-        address: SocketAddr,
+        address: PeerAddress,
         /// Why not.
         detail: String,
         /// The system knows no way there, as where a host has no IPv6: nothing was waited for.
@@ -52,7 +61,9 @@ pub enum ConnectError {
     #[error("TLS with {address}: {detail}")]
     Tls {
         /// Where.
-        address: SocketAddr,
+        address: PeerAddress,
+        /// In which way.
+        fault: TlsFault,
         /// Why not.
         detail: String,
     },
@@ -60,7 +71,7 @@ pub enum ConnectError {
     #[error("{phase:?} with {address}: {error}")]
     Session {
         /// Where.
-        address: SocketAddr,
+        address: PeerAddress,
         /// How far it got.
         phase: Phase,
         /// Why no further.
@@ -95,6 +106,7 @@ pub enum ConnectorError {
 #[derive(Clone, Debug)]
 pub struct Connector {
     tls: TlsConfigs,
+    dialer: Arc<dyn Dial>,
 }
 
 impl Connector {
@@ -105,6 +117,21 @@ impl Connector {
     pub fn new(extra_roots: &[PathBuf]) -> Result<Self, ConnectorError> {
         Ok(Self {
             tls: TlsConfigs::new(extra_roots)?,
+            dialer: Arc::new(Sockets),
         })
+    }
+
+    /// Makes connections in another way than by [`Sockets`].
+    #[must_use]
+    pub fn with_dialer(mut self, dialer: Arc<dyn Dial>) -> Self {
+        self.dialer = dialer;
+        self
+    }
+
+    /// The TLS configuration that takes a certificate only where it is valid for the name and
+    /// from an authority that is trusted here: for HTTPS.
+    #[must_use]
+    pub fn verifying_config(&self) -> Arc<rustls::ClientConfig> {
+        Arc::clone(&self.tls.verifying)
     }
 }

@@ -40,6 +40,9 @@ pub(crate) fn put_mail(transaction: &Transaction, extensions: &Extensions, out: 
     if transaction.smtputf8 {
         out.put_slice(b" SMTPUTF8");
     }
+    if transaction.require_tls {
+        out.put_slice(b" REQUIRETLS");
+    }
     if extensions.dsn {
         match transaction.ret {
             Some(Ret::Full) => out.put_slice(b" RET=FULL"),

@@ -1,12 +1,13 @@
 use std::collections::VecDeque;
 
 use bytes::{BufMut as _, BytesMut};
-use postroad_mail::{Address, BodyKind, Reply, Severity};
+use postroad_mail::{Address, BodyKind, Protocol, Reply, Severity};
 
 use super::chunk::{Chunk, Chunks};
 use super::commands::{put_mail, put_rcpt};
 use super::dot::DotStuffer;
-use super::{Missing, Phase, RecipientResult, Report, SessionError, Transaction};
+use super::results::{Results, ended};
+use super::{Config, Missing, Phase, RecipientResult, Report, SessionError, Transaction};
 use crate::ehlo::Extensions;
 
 /// Commands sent ahead of their replies, at most: so much is buffered here, and so much the
@@ -17,14 +18,15 @@ const WINDOW: usize = 100;
 #[derive(Debug)]
 pub(crate) struct Mailing {
     transaction: Transaction,
-    /// None while open: not answered yet, or accepted.
-    results: Vec<Option<RecipientResult>>,
+    results: Results,
     /// What the replies to come will answer.
     expected: VecDeque<Expect>,
     next: Command,
-    accepted: usize,
     pipelining: bool,
     chunking: bool,
+    protocol: Protocol,
+    /// It ends with RSET behind the recipients.
+    probing: bool,
     stage: Stage,
 }
 
@@ -36,7 +38,18 @@ enum Expect {
     Data,
     /// A chunk that is not the last.
     Chunk,
+    /// SMTP: the one reply for all recipients that were accepted.
     End,
+    /// LMTP: the reply for one of them (RFC 2033 section 4.2).
+    EndFor(usize),
+    /// The RSET of a probe.
+    Undo,
+}
+
+impl Expect {
+    const fn is_end(self) -> bool {
+        matches!(self, Self::End | Self::EndFor(_))
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +58,7 @@ enum Command {
     Mail,
     Rcpt(usize),
     Data,
+    Undo,
     Nothing,
 }
 
@@ -75,7 +89,15 @@ pub(crate) enum Progress {
 
 impl Mailing {
     /// What the server lacks for this transaction, if anything.
-    pub(crate) fn missing(transaction: &Transaction, extensions: &Extensions) -> Option<Missing> {
+    pub(crate) fn missing(
+        transaction: &Transaction,
+        extensions: &Extensions,
+        tls: bool,
+    ) -> Option<Missing> {
+        // RFC 8689 section 4.2.1: what is said of REQUIRETLS outside TLS counts for nothing.
+        if transaction.require_tls && !(tls && extensions.require_tls) {
+            return Some(Missing::RequireTls);
+        }
         if needs_smtputf8(transaction) && !extensions.smtputf8 {
             return Some(Missing::SmtpUtf8);
         }
@@ -94,18 +116,30 @@ impl Mailing {
             .map(|limit| Missing::Size { limit })
     }
 
-    pub(crate) fn new(mut transaction: Transaction, extensions: &Extensions, dirty: bool) -> Self {
+    pub(crate) fn new(
+        mut transaction: Transaction,
+        config: &Config,
+        extensions: &Extensions,
+        dirty: bool,
+    ) -> Self {
         transaction.smtputf8 = needs_smtputf8(&transaction);
         Self {
-            results: vec![None; transaction.recipients.len()],
+            results: Results::new(transaction.recipients.len()),
             transaction,
             expected: VecDeque::new(),
             next: if dirty { Command::Reset } else { Command::Mail },
-            accepted: 0,
             pipelining: extensions.pipelining,
             chunking: extensions.chunking,
+            protocol: config.protocol,
+            probing: false,
             stage: Stage::Commands,
         }
+    }
+
+    /// The same without its message: RSET follows the recipients.
+    pub(crate) const fn probing(mut self) -> Self {
+        self.probing = true;
+        self
     }
 
     /// What is under way, for the timeout and for whoever asks why.
@@ -118,7 +152,8 @@ impl Mailing {
             Stage::Commands => match self.expected.front() {
                 Some(Expect::Rcpt(_)) => Phase::Rcpt,
                 Some(Expect::Data | Expect::Chunk) => Phase::Data,
-                Some(Expect::End) => Phase::EndOfData,
+                Some(Expect::End | Expect::EndFor(_)) => Phase::EndOfData,
+                Some(Expect::Undo) => Phase::Idle,
                 Some(Expect::Reset | Expect::Mail) | None => Phase::Mail,
             },
         }
@@ -157,7 +192,9 @@ impl Mailing {
                 }
                 Command::Rcpt(index) => {
                     let Some(recipient) = self.transaction.recipients.get(index) else {
-                        self.next = if self.chunking {
+                        self.next = if self.probing {
+                            Command::Undo
+                        } else if self.chunking {
                             Command::Nothing
                         } else {
                             Command::Data
@@ -168,7 +205,7 @@ impl Mailing {
                     self.next = Command::Rcpt(index + 1);
                     Expect::Rcpt(index)
                 }
-                Command::Data if self.expected.is_empty() && self.accepted == 0 => {
+                Command::Data if self.expected.is_empty() && !self.results.any_accepted() => {
                     self.next = Command::Nothing;
                     return;
                 }
@@ -176,6 +213,11 @@ impl Mailing {
                     out.put_slice(b"DATA\r\n");
                     self.next = Command::Nothing;
                     Expect::Data
+                }
+                Command::Undo => {
+                    out.put_slice(b"RSET\r\n");
+                    self.next = Command::Nothing;
+                    Expect::Undo
                 }
                 Command::Nothing => return,
             };
@@ -196,9 +238,17 @@ impl Mailing {
         let Some(expect) = self.expected.pop_front() else {
             return self.over(SessionError::Protocol("a reply to nothing"));
         };
-        if reply.code.get() == 421 && expect != Expect::End {
+        if reply.code.get() == 421 && !expect.is_end() {
             self.expected.push_front(expect);
             return self.over(SessionError::Refused { reply });
+        }
+        let answers_bdat = expect == Expect::Chunk || expect.is_end() && self.chunking;
+        if answers_bdat && is_unknown_command(&reply) {
+            // Said of the command, not of the message, which another host may well take.
+            return self.over_at(
+                Phase::Data,
+                SessionError::Protocol("CHUNKING is offered, and BDAT is not known"),
+            );
         }
         match expect {
             Expect::Reset if !reply.is_success() => {
@@ -206,22 +256,24 @@ impl Mailing {
             }
             Expect::Reset => {}
             Expect::Mail if !reply.is_success() => {
-                self.refuse_open(Phase::Mail, &reply);
+                self.results.refuse(Phase::Mail, &reply);
                 // What has been sent ahead is answered yet; nothing more is sent.
                 self.next = Command::Nothing;
             }
             Expect::Mail => {}
-            Expect::Rcpt(index) => self.recipient(index, reply),
+            Expect::Rcpt(index) => self.results.recipient(index, reply, self.probing),
             Expect::Data => return self.data(&reply, out),
             Expect::Chunk if reply.is_success() => return Progress::Content,
             Expect::Chunk => return self.refused_in_content(reply),
             Expect::End => return self.end(reply),
+            Expect::EndFor(index) => return self.end_for(index, reply),
+            Expect::Undo => return self.done(!reply.is_success()),
         }
         self.send(extensions, out);
         if !self.expected.is_empty() {
             return Progress::Wait;
         }
-        if self.accepted == 0 {
+        if !self.results.any_accepted() {
             return self.done(true);
         }
         // All recipients are answered, some are accepted, and DATA is not how it goes.
@@ -241,7 +293,7 @@ impl Mailing {
             Stage::Chunks(chunks) => match chunks.write(piece, out)? {
                 Chunk::Nothing => {}
                 Chunk::One => self.expected.push_back(Expect::Chunk),
-                Chunk::Last => self.expected.push_back(Expect::End),
+                Chunk::Last => self.expect_end(),
             },
             Stage::Commands | Stage::End => {
                 return Err(SessionError::Protocol("content out of turn"));
@@ -254,7 +306,7 @@ impl Mailing {
         match std::mem::replace(&mut self.stage, Stage::End) {
             Stage::Dots(stuffer) => {
                 stuffer.finish(out);
-                self.expected.push_back(Expect::End);
+                self.expect_end();
             }
             Stage::Chunks(chunks) if chunks.is_complete() => {}
             stage @ Stage::Chunks(_) => {
@@ -272,36 +324,24 @@ impl Mailing {
     /// The report where the session ends here.
     pub(crate) fn broken(&mut self, error: &SessionError) -> Report {
         let phase = self.phase();
-        self.report(|| RecipientResult::Broken {
+        self.results.report(|| RecipientResult::Broken {
             phase,
             error: error.clone(),
         })
     }
 
-    fn recipient(&mut self, index: usize, reply: Reply) {
-        let Some(result) = self.results.get_mut(index) else {
-            return;
-        };
-        if result.is_some() {
-            // MAIL was refused: that is why this is.
-            return;
-        }
-        if reply.is_success() {
-            self.accepted += 1;
-        } else {
-            *result = Some(RecipientResult::Refused {
-                phase: Phase::Rcpt,
-                reply,
-            });
-        }
-    }
-
     fn data(&mut self, reply: &Reply, out: &mut BytesMut) -> Progress {
         if reply.severity() != Severity::Continue {
-            self.refuse_open(Phase::Data, reply);
+            self.results.refuse(Phase::Data, reply);
             return self.done(true);
         }
-        if self.accepted == 0 {
+        if !self.results.any_accepted() && self.protocol == Protocol::Lmtp {
+            // RFC 2033 section 4.2 forbids it. Whether a reply follows a message to nobody
+            // cannot be known, so that nothing could be told of what follows.
+            let error = SessionError::Protocol("DATA is taken, and no recipient is");
+            return self.over_at(Phase::Data, error);
+        }
+        if !self.results.any_accepted() {
             // DATA went ahead of the refusals, and the server waits for a message to nobody.
             out.put_slice(b".\r\n");
             self.expected.push_back(Expect::End);
@@ -312,17 +352,33 @@ impl Mailing {
         Progress::Content
     }
 
-    fn end(&mut self, reply: Reply) -> Progress {
-        let report = self.report(|| {
-            if reply.is_success() {
-                RecipientResult::Accepted(reply.clone())
-            } else {
-                RecipientResult::Refused {
-                    phase: Phase::EndOfData,
-                    reply: reply.clone(),
-                }
+    /// The whole message has been sent.
+    fn expect_end(&mut self) {
+        match self.protocol {
+            Protocol::Smtp => self.expected.push_back(Expect::End),
+            Protocol::Lmtp => {
+                self.expected
+                    .extend(self.results.open().map(Expect::EndFor));
             }
-        });
+        }
+    }
+
+    /// LMTP: what became of one recipient.
+    fn end_for(&mut self, index: usize, reply: Reply) -> Progress {
+        let closing = reply.code.get() == 421;
+        self.results.ended(index, reply.clone());
+        if closing {
+            // What the server would have said of the others is not known.
+            return self.over(SessionError::Refused { reply });
+        }
+        if !self.expected.is_empty() {
+            return Progress::Wait;
+        }
+        self.done(false)
+    }
+
+    fn end(&mut self, reply: Reply) -> Progress {
+        let report = self.results.report(|| ended(reply.clone()));
         if reply.code.get() == 421 {
             return Progress::Over {
                 report,
@@ -341,8 +397,8 @@ impl Mailing {
         if reply.is_success() || reply.severity() == Severity::Continue {
             return self.over(SessionError::Protocol("a reply before the end of data"));
         }
-        self.refuse_open(Phase::Data, &reply);
-        let report = self.report(|| RecipientResult::Refused {
+        self.results.refuse(Phase::Data, &reply);
+        let report = self.results.report(|| RecipientResult::Refused {
             phase: Phase::Data,
             reply: reply.clone(),
         });
@@ -353,16 +409,6 @@ impl Mailing {
         }
     }
 
-    fn refuse_open(&mut self, phase: Phase, reply: &Reply) {
-        self.accepted = 0;
-        for result in self.results.iter_mut().filter(|r| r.is_none()) {
-            *result = Some(RecipientResult::Refused {
-                phase,
-                reply: reply.clone(),
-            });
-        }
-    }
-
     fn done(&mut self, dirty: bool) -> Progress {
         let error = SessionError::Protocol("no reply");
         let report = self.broken(&error);
@@ -370,21 +416,25 @@ impl Mailing {
     }
 
     fn over(&mut self, error: SessionError) -> Progress {
+        self.over_at(self.phase(), error)
+    }
+
+    fn over_at(&mut self, phase: Phase, error: SessionError) -> Progress {
+        let report = self.results.report(|| RecipientResult::Broken {
+            phase,
+            error: error.clone(),
+        });
         Progress::Over {
-            report: self.broken(&error),
-            phase: self.phase(),
+            report,
+            phase,
             error,
         }
     }
+}
 
-    fn report(&mut self, open: impl Fn() -> RecipientResult) -> Report {
-        let recipients = self
-            .results
-            .iter_mut()
-            .map(|result| result.take().unwrap_or_else(&open))
-            .collect();
-        Report { recipients }
-    }
+/// Whether a reply says that there is no such command (RFC 5321 section 4.2.2).
+fn is_unknown_command(reply: &Reply) -> bool {
+    matches!(reply.code.get(), 500 | 502) && reply.enhanced.is_none_or(|code| code.subject == 5)
 }
 
 /// Whether the header or an address of the transaction does.

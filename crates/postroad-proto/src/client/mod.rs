@@ -11,11 +11,12 @@ mod commands;
 mod dot;
 mod mailing;
 mod reply;
+mod results;
 mod session;
 
 use std::time::{Duration, Instant};
 
-use postroad_mail::{AuthParam, BodyKind, Recipient, Reply, Ret, ReversePath};
+use postroad_mail::{AuthParam, BodyKind, Protocol, Recipient, Reply, Ret, ReversePath};
 
 pub use reply::{REPLY_LINE_MAX, REPLY_LINES_MAX, REPLY_MAX};
 pub use session::Session;
@@ -25,7 +26,9 @@ use crate::sasl::{Mechanism, Secret};
 /// How to talk to a server.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The EHLO argument.
+    /// SMTP, or LMTP (RFC 2033).
+    pub protocol: Protocol,
+    /// The argument of EHLO and LHLO.
     pub helo: String,
     /// Whether to use STARTTLS.
     pub starttls: StartTls,
@@ -110,6 +113,9 @@ pub struct Transaction {
     pub envid: Option<String>,
     /// AUTH=
     pub auth: Option<AuthParam>,
+    /// REQUIRETLS (RFC 8689): the message goes only under TLS, to a server that has the extension.
+    /// That the server's certificate has been checked is the caller's affair.
+    pub require_tls: bool,
 }
 
 /// Where in the dialogue something happened.
@@ -196,6 +202,8 @@ pub enum Missing {
     BinaryMime,
     /// SMTPUTF8, for the message or for an address of the transaction
     SmtpUtf8,
+    /// REQUIRETLS, or TLS itself
+    RequireTls,
     /// The message is larger than the server's SIZE.
     Size {
         /// What the server takes.

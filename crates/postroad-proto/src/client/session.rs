@@ -2,7 +2,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{BufMut as _, BytesMut};
-use postroad_mail::{Reply, TlsInfo};
+use postroad_mail::{Protocol, Reply, TlsInfo};
 
 use super::auth::{Login, Next};
 use super::mailing::{Mailing, Progress};
@@ -98,6 +98,17 @@ impl Session {
 
     /// Starts a transaction; legal at [`Output::Ready`].
     pub fn begin(&mut self, now: Instant, transaction: Transaction) {
+        self.start(now, transaction, false);
+    }
+
+    /// Asks what the server says to a transaction, without its message: MAIL, RCPT and RSET. A
+    /// recipient is [`RecipientResult::Accepted`] with the reply to its RCPT. Legal at
+    /// [`Output::Ready`].
+    pub fn probe(&mut self, now: Instant, transaction: Transaction) {
+        self.start(now, transaction, true);
+    }
+
+    fn start(&mut self, now: Instant, transaction: Transaction, probing: bool) {
         let State::Ready { dirty } = self.state else {
             let broken = || RecipientResult::Broken {
                 phase: Phase::Idle,
@@ -107,7 +118,8 @@ impl Session {
             self.report = Some(Report { recipients });
             return;
         };
-        if let Some(missing) = Mailing::missing(&transaction, &self.extensions) {
+        if let Some(missing) = Mailing::missing(&transaction, &self.extensions, self.tls.is_some())
+        {
             let recipients = transaction
                 .recipients
                 .iter()
@@ -116,7 +128,10 @@ impl Session {
             self.report = Some(Report { recipients });
             return;
         }
-        let mut mailing = Mailing::new(transaction, &self.extensions, dirty);
+        let mut mailing = Mailing::new(transaction, &self.config, &self.extensions, dirty);
+        if probing {
+            mailing = mailing.probing();
+        }
         mailing.send(&self.extensions, &mut self.requests);
         self.state = State::Mailing(Box::new(mailing));
         self.deadline = now + self.patience();
@@ -193,7 +208,7 @@ impl Session {
         match &mut self.state {
             State::Greeting if reply.is_success() => self.hello(now),
             State::Ehlo if reply.is_success() => self.offered(now, &reply),
-            State::Ehlo if reply.code.get() >= 500 => {
+            State::Ehlo if reply.code.get() >= 500 && self.config.protocol == Protocol::Smtp => {
                 self.command(
                     now,
                     State::Helo,
@@ -252,11 +267,12 @@ impl Session {
 
     fn hello(&mut self, now: Instant) {
         self.extensions = Extensions::default();
-        self.command(
-            now,
-            State::Ehlo,
-            format_args!("EHLO {}\r\n", Arc::clone(&self.config).helo),
-        );
+        let config = Arc::clone(&self.config);
+        let verb = match config.protocol {
+            Protocol::Smtp => "EHLO",
+            Protocol::Lmtp => "LHLO",
+        };
+        self.command(now, State::Ehlo, format_args!("{verb} {}\r\n", config.helo));
     }
 
     fn offered(&mut self, now: Instant, reply: &Reply) {

@@ -157,6 +157,7 @@ mod tests {
 
     fn client(now: Instant, secret: &str) -> client::Session {
         let config = client::Config {
+            protocol: postroad_mail::Protocol::Smtp,
             helo: "me.example".to_owned(),
             starttls: StartTls::Never,
             credentials: Some(Credentials {
@@ -319,6 +320,7 @@ mod tests {
             };
             let now = Instant::now();
             let config = client::Config {
+                protocol: postroad_mail::Protocol::Smtp,
                 helo: "me.example".to_owned(),
                 starttls: StartTls::Never,
                 credentials: Some(credentials),

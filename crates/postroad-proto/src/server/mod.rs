@@ -45,7 +45,8 @@ pub const REPLIES_FLUSH: usize = 16 * 1024;
 pub struct Config {
     /// The name in the greeting and the EHLO reply; `<postmaster>` means postmaster at it.
     pub hostname: Domain,
-    /// What EHLO offers. STARTTLS is left out under TLS; plaintext AUTH mechanisms outside it.
+    /// What EHLO offers. STARTTLS is left out under TLS; REQUIRETLS and plaintext AUTH mechanisms
+    /// outside it.
     /// `size` and `recipients_max` are taken from `limits`, `verify` from `verify`.
     pub extensions: Extensions,
     /// MAIL is refused with 530 before AUTH: the submission service.
@@ -77,6 +78,7 @@ impl Config {
             enhanced_status_codes: true,
             dsn: true,
             help: true,
+            require_tls: true,
             recipients_max: Some(0),
             ..Extensions::default()
         };
@@ -269,6 +271,8 @@ pub struct Mail {
     pub body: BodyKind,
     /// SMTPUTF8
     pub smtputf8: bool,
+    /// REQUIRETLS (RFC 8689)
+    pub require_tls: bool,
     /// RET=
     pub ret: Option<Ret>,
     /// ENVID=, decoded

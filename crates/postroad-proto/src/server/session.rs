@@ -327,6 +327,8 @@ impl Session {
         offered.size = Some(config.limits.message_size);
         offered.recipients_max = u64::try_from(config.limits.recipients).ok();
         offered.starttls &= !tls;
+        // RFC 8689 section 4.2: never offered, nor taken, outside TLS.
+        offered.require_tls &= tls;
         offered.auth.retain(|m| tls || !m.is_plaintext());
         offered.binary_mime &= offered.chunking;
         offered.verify = self.gives_real_answers();

@@ -159,6 +159,7 @@ impl Transaction {
         }
         envelope.body = self.mail.body;
         envelope.smtputf8 = self.mail.smtputf8;
+        envelope.require_tls = self.mail.require_tls;
         envelope.ret = self.mail.ret;
         envelope.envid = self.mail.envid;
         envelope.auth = self.mail.auth;

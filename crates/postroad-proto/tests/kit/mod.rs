@@ -26,8 +26,8 @@ use postroad_mail::{Reply, TlsInfo, replies};
 use postroad_proto::Extensions;
 use postroad_proto::sasl::Mechanism;
 use postroad_proto::server::{
-    Answer, BareNewline, Config, INPUT_MAX, Limits, Output, Peer, Question, REPLIES_MAX, Session,
-    Verify,
+    Answer, BareNewline, Config, INPUT_MAX, Limits, Mail, Output, Peer, Question, REPLIES_MAX,
+    Session, Verify,
 };
 
 /// A moment to count from: the sessions never look at a clock.
@@ -66,6 +66,7 @@ impl Settings {
                     enhanced_status_codes: true,
                     dsn: true,
                     starttls: true,
+                    require_tls: true,
                     help: true,
                     ..Extensions::default()
                 },
@@ -136,6 +137,32 @@ fn duration(s: &str) -> Duration {
 }
 
 /// A question, as a transcript shows it.
+fn show_mail(mail: &Mail) -> String {
+    let mut s = format!("Mail <{}>", mail.from);
+    if let Some(size) = mail.size {
+        write!(s, " size {size}").unwrap();
+    }
+    if mail.body != postroad_mail::BodyKind::SevenBit {
+        write!(s, " {:?}", mail.body).unwrap();
+    }
+    if mail.smtputf8 {
+        s.push_str(" smtputf8");
+    }
+    if mail.require_tls {
+        s.push_str(" require-tls");
+    }
+    if let Some(ret) = &mail.ret {
+        write!(s, " ret {ret:?}").unwrap();
+    }
+    if let Some(envid) = &mail.envid {
+        write!(s, " envid {envid}").unwrap();
+    }
+    if let Some(auth) = &mail.auth {
+        write!(s, " auth {auth:?}").unwrap();
+    }
+    s
+}
+
 fn show(question: &Question) -> String {
     match question {
         Question::Connect => "Connect".to_owned(),
@@ -153,28 +180,7 @@ fn show(question: &Question) -> String {
             let (other, secret) = (other.unwrap_or_default(), secret.expose());
             format!("Password {mechanism} {user}{other} {secret}")
         }
-        Question::Mail(mail) => {
-            let mut s = format!("Mail <{}>", mail.from);
-            if let Some(size) = mail.size {
-                write!(s, " size {size}").unwrap();
-            }
-            if mail.body != postroad_mail::BodyKind::SevenBit {
-                write!(s, " {:?}", mail.body).unwrap();
-            }
-            if mail.smtputf8 {
-                s.push_str(" smtputf8");
-            }
-            if let Some(ret) = &mail.ret {
-                write!(s, " ret {ret:?}").unwrap();
-            }
-            if let Some(envid) = &mail.envid {
-                write!(s, " envid {envid}").unwrap();
-            }
-            if let Some(auth) = &mail.auth {
-                write!(s, " auth {auth:?}").unwrap();
-            }
-            s
-        }
+        Question::Mail(mail) => show_mail(mail),
         Question::Rcpt(rcpt) => {
             let mut s = format!("Rcpt <{}>", rcpt.to);
             if let Some(notify) = &rcpt.notify {
@@ -194,6 +200,9 @@ fn show(question: &Question) -> String {
             let mut s = format!("Data to {}", to.join(", "));
             if let Some(auth) = &envelope.auth {
                 write!(s, " auth {auth:?}").unwrap();
+            }
+            if envelope.require_tls {
+                s.push_str(" require-tls");
             }
             s
         }

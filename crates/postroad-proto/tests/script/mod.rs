@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use postroad_mail::{BodyKind, Recipient, TlsInfo};
+use postroad_mail::{BodyKind, Protocol, Recipient, TlsInfo};
 use postroad_proto::client::{
     Config, Output, RecipientResult, Report, Session, StartTls, Timeouts, Transaction,
 };
@@ -25,6 +25,7 @@ pub(crate) const MESSAGE: &str = "Subject: x\r\n\r\n.dot\r\n";
 
 pub(crate) fn config(starttls: StartTls) -> Config {
     Config {
+        protocol: Protocol::Smtp,
         helo: "me.test".to_owned(),
         starttls,
         credentials: None,
@@ -45,6 +46,7 @@ pub(crate) fn transaction(recipients: &[&str]) -> Transaction {
         ret: None,
         envid: Some("e 1".to_owned()),
         auth: None,
+        require_tls: false,
     }
 }
 
@@ -61,6 +63,10 @@ pub(crate) struct Play {
     pub(crate) transactions: Vec<Transaction>,
     /// The message, in pieces; all are sent as soon as they may, or each at a `P` of the script.
     pub(crate) pieces: Vec<Vec<u8>>,
+    /// The same pieces for each transaction, or for the first alone.
+    pub(crate) refill: bool,
+    /// Ask only, without the message.
+    pub(crate) probe: bool,
     /// Octets of what the server says that come at a time.
     pub(crate) split: usize,
 }
@@ -71,6 +77,8 @@ impl Play {
             config,
             transactions,
             pieces: vec![MESSAGE.into()],
+            refill: false,
+            probe: false,
             split: usize::MAX,
         }
     }
@@ -82,7 +90,13 @@ impl Play {
             now,
             session: Session::new(now, Arc::new(self.config), None),
             waiting: self.transactions.into(),
+            again: if self.refill {
+                self.pieces.clone()
+            } else {
+                Vec::new()
+            },
             pieces: self.pieces.into(),
+            probe: self.probe,
             allowed: if script.lines().any(|l| l.trim() == "P") {
                 0
             } else {
@@ -115,6 +129,8 @@ struct Playing {
     session: Session,
     waiting: std::collections::VecDeque<Transaction>,
     pieces: std::collections::VecDeque<Vec<u8>>,
+    again: Vec<Vec<u8>>,
+    probe: bool,
     /// Pieces, and the end of them, that may be given now.
     allowed: usize,
     input: BytesMut,
@@ -184,6 +200,7 @@ impl Playing {
             self.until = None;
             match output {
                 Output::Ready => match self.waiting.pop_front() {
+                    Some(next) if self.probe => self.session.probe(self.now, next),
                     Some(next) => self.session.begin(self.now, next),
                     None => return,
                 },
@@ -195,7 +212,10 @@ impl Playing {
                         None => self.session.body_end(self.now),
                     }
                 }
-                Output::Finished(report) => self.shown.push(show(&report)),
+                Output::Finished(report) => {
+                    self.shown.push(show(&report));
+                    self.pieces.extend(self.again.iter().cloned());
+                }
                 Output::Failed { phase, error } => {
                     let text = format!("{phase:?}: {error}");
                     if self.shown.last() != Some(&text) {

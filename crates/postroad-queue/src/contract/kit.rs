@@ -47,6 +47,14 @@ pub async fn accept<S: Store>(store: &S, now: Timestamp, to: &[&str], body: &[u8
     incoming.commit(now, draft(to)).await.unwrap()
 }
 
+/// Commits a message of that sender, as `<alice@sender.example>`.
+pub async fn accept_from<S: Store>(store: &S, now: Timestamp, from: &str, to: &str) -> QueueId {
+    let mut draft = draft(&[to]);
+    draft.envelope.from = from.parse().unwrap();
+    let incoming = store.begin(now).unwrap();
+    incoming.commit(now, draft).await.unwrap()
+}
+
 /// Claims all that is due, up to a thousand jobs, for a minute.
 pub async fn claim<S: Store>(store: &S, now: Timestamp) -> Vec<Claimed> {
     store.claim(now, &request(1000, 1000)).await.unwrap()

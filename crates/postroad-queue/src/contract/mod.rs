@@ -16,6 +16,8 @@
     reason = "these are tests: they panic where a store fails them"
 )]
 
+mod caches;
+mod fairness;
 mod kit;
 mod moved;
 
@@ -30,7 +32,13 @@ use crate::store::{
     AttemptRecord, Change, Claimed, Filter, Lane, Notice, Operation, Store, StoreError,
 };
 
-pub use kit::{START, accept, at, claim, defer, deliver, draft, evidence, read, request, said};
+pub use caches::cache;
+pub use fairness::{
+    lanes_in_doubt_have_a_share, limits_hold, new_mail_goes_before_deferred, senders_take_turns,
+};
+pub use kit::{
+    START, accept, accept_from, at, claim, defer, deliver, draft, evidence, read, request, said,
+};
 pub use moved::{
     filters_by_reason, good_is_verified, nobody_waits_leaves_nothing, resumes_where_it_stood,
 };
@@ -50,6 +58,10 @@ pub async fn all<S: Store>(fresh: impl AsyncFn() -> S) {
     in_order_of_due_time(&fresh().await).await;
     lanes_are_limited_and_fair(&fresh().await).await;
     trouble_does_not_starve(&fresh().await).await;
+    senders_take_turns(&fresh().await).await;
+    new_mail_goes_before_deferred(&fresh().await).await;
+    lanes_in_doubt_have_a_share(&fresh().await).await;
+    limits_hold(&fresh().await).await;
     parked_lanes_rest(&fresh().await).await;
     given_back_counts_nothing(&fresh().await).await;
     notices_come_with_their_state(&fresh().await).await;

@@ -4,6 +4,7 @@
 //! content; each message carries a `P`, its place in the store that owns the table. It has no
 //! lock and no clock: the store gives it both.
 
+mod flow;
 mod lanes;
 mod settlement;
 #[cfg(test)]
@@ -17,10 +18,11 @@ use postroad_mail::Timestamp;
 use smallvec::SmallVec;
 
 use crate::id::QueueId;
-use crate::jobs::lanes::{LaneNumber, Lanes};
+use crate::jobs::lanes::{LaneNumber, Lanes, Spot};
 use crate::outcome::RecipientState;
 use crate::store::{ClaimRequest, Lane, LaneSummary, Lease, Operation, StoreError, Totals};
 
+pub use flow::Flow;
 pub use settlement::{Saved, SavedJob, Settlement};
 
 /// The table. All operations but listings cost a logarithm of its size.
@@ -48,6 +50,7 @@ pub struct Entry<P> {
     )]
     done: Option<Box<Vec<(u32, RecipientState)>>>,
     held: bool,
+    flow: Flow,
 }
 
 /// One lane of a message.
@@ -61,6 +64,16 @@ struct Job {
     leased: bool,
     /// A retry was asked for while it was under lease: due at once when that ends.
     again: bool,
+}
+
+// There may be millions of them.
+const _: () = assert!(size_of::<Job>() <= 24);
+
+impl Job {
+    /// Where it stands in its lane, being of that flow.
+    fn spot(&self, flow: Flow) -> Spot {
+        Spot::new(flow, self.attempts, self.due)
+    }
 }
 
 #[derive(Debug)]
@@ -170,7 +183,15 @@ impl<P> Entry<P> {
 impl<P> Jobs<P> {
     /// A message comes in, due at that moment; `lanes` has the lane of each recipient, in order.
     /// An id that is there already is replaced.
-    pub fn insert(&mut self, id: QueueId, place: P, size: u64, due: Timestamp, lanes: &[Lane]) {
+    pub fn insert(
+        &mut self,
+        id: QueueId,
+        place: P,
+        size: u64,
+        due: Timestamp,
+        flow: Flow,
+        lanes: &[Lane],
+    ) {
         self.remove(id);
         let mut jobs: SmallVec<[Job; 1]> = SmallVec::new();
         for lane in lanes {
@@ -189,7 +210,7 @@ impl<P> Jobs<P> {
                 leased: false,
                 again: false,
             });
-            self.lanes.add(lane, id, Some(due));
+            self.lanes.add(lane, id, Some(Spot::new(flow, 0, due)));
         }
         self.bytes = self.bytes.saturating_add(size);
         let entry = Entry {
@@ -198,6 +219,7 @@ impl<P> Jobs<P> {
             jobs,
             done: None,
             held: false,
+            flow,
         };
         self.messages.insert(id, entry);
     }
@@ -210,7 +232,7 @@ impl<P> Jobs<P> {
                 self.end_grant(id, job.lane);
                 self.lanes.give_back(job.lane, id, None);
             } else {
-                self.lanes.remove(job.lane, id, job.due);
+                self.lanes.remove(job.lane, id, job.spot(entry.flow));
             }
         }
         self.bytes = self.bytes.saturating_sub(entry.size);
@@ -360,10 +382,11 @@ impl<P> Jobs<P> {
     }
 
     /// At most so many jobs of a lane under lease at once; of one that has jobs.
-    pub fn limit(&mut self, lane: &Lane, at_once: Option<usize>) {
-        if let Some(number) = self.lanes.number(lane) {
-            self.lanes.limit(number, at_once);
-        }
+    /// Whether that is more than before, so that there may be something to claim.
+    pub fn limit(&mut self, lane: &Lane, at_once: Option<usize>) -> bool {
+        self.lanes
+            .number(lane)
+            .is_some_and(|number| self.lanes.limit(number, at_once))
     }
 
     /// When [`Jobs::claim`] might find more than now.
@@ -389,11 +412,12 @@ impl<P> Jobs<P> {
             Operation::Remove => return self.remove(id).is_some(),
             Operation::Retry => {
                 for job in &mut entry.jobs {
-                    if !job.leased && !entry.held {
-                        self.lanes.order(job.lane, id, job.due, false);
-                        self.lanes.order(job.lane, id, now, true);
-                    }
+                    let before = job.spot(entry.flow);
                     job.due = now;
+                    if !job.leased && !entry.held {
+                        self.lanes.order(job.lane, id, before, false);
+                        self.lanes.order(job.lane, id, job.spot(entry.flow), true);
+                    }
                     job.again = job.leased;
                     self.lanes.park(job.lane, None);
                 }
@@ -408,7 +432,8 @@ impl<P> Jobs<P> {
         entry.held = hold;
         for job in &entry.jobs {
             if !job.leased {
-                self.lanes.order(job.lane, id, job.due, !hold);
+                let spot = job.spot(entry.flow);
+                self.lanes.order(job.lane, id, spot, !hold);
             }
         }
         if hold {
@@ -484,12 +509,13 @@ impl<P> Jobs<P> {
     /// The job waits again.
     fn end_lease(&mut self, id: QueueId, number: LaneNumber) {
         self.end_grant(id, number);
-        let held = self.messages.get(&id).is_some_and(|entry| entry.held);
-        let due = self.job_mut(id, number).map(|job| {
+        let waits = self.messages.get_mut(&id).and_then(|entry| {
+            let (held, flow) = (entry.held, entry.flow);
+            let job = entry.jobs.iter_mut().find(|job| job.lane == number)?;
             job.leased = false;
-            (!held).then_some(job.due)
+            Some((!held).then_some(job.spot(flow)))
         });
-        self.lanes.give_back(number, id, due);
+        self.lanes.give_back(number, id, waits);
     }
 
     fn end_grant(&mut self, id: QueueId, number: LaneNumber) {

@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 
 use crate::id::QueueId;
 use crate::jobs::lanes::LaneNumber;
-use crate::jobs::{Entry, Job, Jobs};
+use crate::jobs::{Entry, Flow, Job, Jobs};
 use crate::outcome::{Outcome, RecipientState};
 use crate::store::{AttemptRecord, Lane, Lease, StoreError};
 
@@ -35,6 +35,8 @@ pub struct Saved {
     pub size: u64,
     /// Whether it is held.
     pub held: bool,
+    /// Whose mail it is.
+    pub flow: Flow,
     /// Its lanes in which a recipient waits.
     pub jobs: Vec<SavedJob>,
     /// The recipients in a final state, in order.
@@ -143,15 +145,15 @@ impl<P> Jobs<P> {
         if job.leased {
             return None;
         }
-        let held = self.messages.get(&id).is_some_and(|entry| entry.held);
-        self.lanes.order(number, id, job.due, false);
+        let (held, flow) = (self.messages.get(&id)).map(|entry| (entry.held, entry.flow))?;
+        self.lanes.order(number, id, job.spot(flow), false);
         self.write_into(id, number, settlement);
         let job = *self.job_mut(id, number)?;
         if job.waiting == 0 {
-            self.lanes.remove(number, id, job.due);
+            self.lanes.remove(number, id, job.spot(flow));
             return self.drop_job(id, number);
         }
-        self.lanes.order(number, id, job.due, !held);
+        self.lanes.order(number, id, job.spot(flow), !held);
         None
     }
 
@@ -171,6 +173,7 @@ impl<P> Jobs<P> {
         Some(Saved {
             size: entry.size,
             held: entry.held,
+            flow: entry.flow,
             jobs: jobs.collect(),
             done: entry.done().to_vec(),
         })
@@ -182,8 +185,7 @@ impl<P> Jobs<P> {
         let mut jobs = SmallVec::with_capacity(saved.jobs.len());
         for job in saved.jobs {
             let lane = self.lanes.intern(&job.lane);
-            self.lanes.add(lane, id, (!saved.held).then_some(job.due));
-            jobs.push(Job {
+            let job = Job {
                 due: job.due,
                 lane,
                 waiting: job.waiting,
@@ -191,7 +193,10 @@ impl<P> Jobs<P> {
                 warned: job.warned,
                 leased: false,
                 again: false,
-            });
+            };
+            let spot = job.spot(saved.flow);
+            self.lanes.add(lane, id, (!saved.held).then_some(spot));
+            jobs.push(job);
         }
         self.bytes = self.bytes.saturating_add(saved.size);
         self.held += u64::from(saved.held);
@@ -201,6 +206,7 @@ impl<P> Jobs<P> {
             jobs,
             done: (!saved.done.is_empty()).then(|| Box::new(saved.done)),
             held: saved.held,
+            flow: saved.flow,
         };
         self.messages.insert(id, entry);
     }

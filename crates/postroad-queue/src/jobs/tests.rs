@@ -5,11 +5,12 @@ use std::time::Duration;
 use postroad_mail::{Timestamp, replies};
 
 use crate::id::{Mint, QueueId};
-use crate::jobs::Jobs;
+use crate::jobs::{Flow, Jobs};
 use crate::outcome::{Evidence, Outcome};
 use crate::store::{AttemptRecord, Change, ClaimRequest, Lane};
 
 const START: Timestamp = Timestamp::from_millis(1_800_000_000_000);
+const FLOW: Flow = Flow::from_bits(1);
 const DEAD: usize = 10_000;
 const EACH: usize = 10;
 
@@ -47,7 +48,7 @@ fn with_dead(mint: &mut Mint, due: Timestamp) -> Jobs<()> {
     for n in 0..DEAD {
         let lane = [Lane::new(&format!("dead{n}.example"))];
         for _ in 0..EACH {
-            jobs.insert(mint.next(START), (), 4096, START, &lane);
+            jobs.insert(mint.next(START), (), 4096, START, FLOW, &lane);
         }
     }
     // All fail once, and so are known to be in trouble.
@@ -85,7 +86,7 @@ fn a_live_destination_does_not_wait_for_dead_ones() {
     let lane = Lane::new("live.example");
     let live: Vec<QueueId> = (0..100).map(|_| mint.next(due)).collect();
     for &id in &live {
-        jobs.insert(id, (), 4096, due, std::slice::from_ref(&lane));
+        jobs.insert(id, (), 4096, due, FLOW, std::slice::from_ref(&lane));
     }
     let (mut got, mut claimed) = (Vec::new(), 0);
     while got.len() < live.len() {
@@ -110,4 +111,71 @@ fn a_live_destination_does_not_wait_for_dead_ones() {
         "{claimed} claims for {}",
         live.len()
     );
+}
+
+/// Of a hundred attempts at a time those for dead destinations, which never end, hold a quarter,
+/// though there are ten thousand and nobody knows yet that they are dead; a live one has the rest.
+#[test]
+fn destinations_that_were_never_tried_hold_a_quarter() {
+    const SLOTS: usize = 100;
+    let (mut mint, mut jobs) = (Mint::new(1), Jobs::default());
+    let live = Lane::new("live.example");
+    let mut insert = |jobs: &mut Jobs<()>, lane: &Lane| {
+        jobs.insert(
+            mint.next(START),
+            (),
+            4096,
+            START,
+            FLOW,
+            std::slice::from_ref(lane),
+        );
+    };
+    let deliver = |jobs: &mut Jobs<()>, lease: &crate::store::Lease| {
+        jobs.cover(lease, std::slice::from_ref(&live)).unwrap();
+        let record = said(Outcome::Delivered, None);
+        let settlement = jobs.settlement(START, lease, &record).unwrap();
+        jobs.settle(lease, &settlement, &record);
+    };
+    let request = |max| ClaimRequest {
+        per_lane: SLOTS,
+        ..request(max)
+    };
+    insert(&mut jobs, &live);
+    for ticket in jobs.claim(START, &request(1)) {
+        deliver(&mut jobs, &ticket.lease);
+    }
+    // Gone and back: it is remembered that it was well.
+    for _ in 0..1000 {
+        insert(&mut jobs, &live);
+    }
+    for n in 0..DEAD {
+        insert(&mut jobs, &Lane::new(&format!("dead{n}.example")));
+    }
+    let (mut delivered, mut held, mut rounds) = (0, 0, 0);
+    while delivered < 1000 {
+        let tickets = jobs.claim(START, &request(SLOTS - held));
+        assert_eq!(tickets.len(), SLOTS - held, "all is used");
+        for ticket in tickets {
+            if ticket.lease.lane == live {
+                deliver(&mut jobs, &ticket.lease);
+                delivered += 1;
+            } else {
+                held += 1;
+            }
+        }
+        rounds += 1;
+        assert!(
+            held <= SLOTS / 4 || delivered == 1000,
+            "{held} in round {rounds}"
+        );
+    }
+    assert!(rounds <= 14, "{rounds}");
+    // Nothing is kept for it when it has no work, and what comes free is its own then.
+    let rest = jobs.claim(START, &request(SLOTS - held));
+    held += rest.len();
+    assert_eq!(held, SLOTS);
+    insert(&mut jobs, &live);
+    insert(&mut jobs, &Lane::new("dead.example"));
+    jobs.give_back(&rest[0].lease, None);
+    assert_eq!(jobs.claim(START, &request(1))[0].lease.lane, live);
 }

@@ -66,11 +66,17 @@ async fn health_and_reload_for_the_owner_alone() {
     let mut config = crate::config::Config::default();
     config.admin.socket = Some(socket.clone());
     let loaded = Loaded::from_config(config);
-    let store = || -> Arc<dyn Store> { Arc::new(MemStore::new(1 << 20)) };
+    let parts = || Parts {
+        store: Arc::new(MemStore::new(1 << 20)),
+        history: Arc::new(postroad_queue::history::NoHistory),
+        kept: Duration::ZERO,
+        outbound: None,
+        explainer: None,
+    };
     // One left over by a process that was killed.
     drop(UnixListener::bind(&socket).unwrap());
 
-    let admin = Admin::start(&loaded, store()).await.unwrap();
+    let admin = Admin::start(&loaded, parts()).await.unwrap();
     let mode = fs::metadata(&socket).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
@@ -83,7 +89,7 @@ async fn health_and_reload_for_the_owner_alone() {
     assert!(reload.starts_with("HTTP/1.1 202 "), "{reload}");
     admin.reload_asked().await;
 
-    let second = Admin::start(&loaded, store()).await.unwrap_err();
+    let second = Admin::start(&loaded, parts()).await.unwrap_err();
     assert!(
         second.to_string().contains("another process answers there"),
         "{second}"

@@ -10,6 +10,7 @@ use tokio::net::TcpSocket;
 
 use super::{
     ConfigError, Loaded, Problem, Roles, Service, StoreKind, certificate, doubts, files, reach,
+    table_reach,
 };
 use crate::service::foreign_owner;
 
@@ -64,7 +65,10 @@ pub async fn check(loaded: &Loaded) -> Findings {
     let hostname = roles.as_ref().ok().map(|roles| &roles.hostname);
     findings.add(certificate::look(loaded, hostname, clock::now()));
     match roles {
-        Ok(roles) => reach::look(loaded, &roles, &mut findings).await,
+        Ok(roles) => {
+            table_reach::look(loaded, &roles, &mut findings).await;
+            reach::look(loaded, &roles, &mut findings).await;
+        }
         Err(mistakes) => findings.add(mistakes.into()),
     }
     findings
@@ -98,7 +102,12 @@ fn directories(loaded: &Loaded, findings: &mut Findings) {
         test("queue.path", 0, &loaded.config.queue.path);
     }
     for (nth, route) in loaded.config.route.iter().enumerate() {
-        if let Some(path) = route.via.strip_prefix("maildir:") {
+        for path in route
+            .via
+            .0
+            .iter()
+            .filter_map(|via| via.strip_prefix("maildir:"))
+        {
             test("route.via", nth, fixed_part(Path::new(path)));
         }
     }

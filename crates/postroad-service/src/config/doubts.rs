@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt as _;
 use ipnet::IpNet;
 
 use super::check::Findings;
-use super::{Durability, Loaded, StoreKind};
+use super::{Durability, Loaded, RouteTls, StoreKind, own};
 
 /// Recipients that every server must take at once.
 const RECIPIENTS_MIN: usize = 100;
@@ -38,6 +38,8 @@ pub(super) fn look(loaded: &Loaded, findings: &mut Findings) {
         findings.warning(&loaded.problem("limits.recipients", 0, message));
     }
     networks(loaded, findings);
+    routes(loaded, findings);
+    tokens(loaded, findings);
     private_key(loaded, findings);
 }
 
@@ -60,6 +62,41 @@ fn networks(loaded: &Loaded, findings: &mut Findings) {
                 network.trunc(),
                 network.addr()
             );
+            findings.warning(&loaded.problem(key, nth, message));
+        }
+    }
+}
+
+/// A login that somebody in between can hear, and addresses that nobody can call from.
+fn routes(loaded: &Loaded, findings: &mut Findings) {
+    let interfaces = own::interfaces();
+    for (nth, route) in loaded.config.route.iter().enumerate() {
+        if route.auth.is_some() && route.tls != RouteTls::Verify {
+            let message = "without tls = \"verify\" the password is told to whoever answers, with any certificate";
+            findings.warning(&loaded.problem("route.auth", nth, message));
+        }
+        let strange = route.source.0.iter().find(|ip| !interfaces.contains(ip));
+        if let Some(strange) = strange
+            && !interfaces.is_empty()
+        {
+            let message =
+                format!("{strange} is no address of this machine now: mail of this route waits");
+            findings.warning(&loaded.problem("route.source", nth, message));
+        }
+    }
+}
+
+fn tokens(loaded: &Loaded, findings: &mut Findings) {
+    let config = &loaded.config;
+    let routes = config.route.iter().enumerate();
+    let routes =
+        routes.filter_map(|(nth, route)| Some(("route.table.token", nth, route.table.as_ref()?)));
+    let aliases = config.alias.iter().enumerate();
+    let aliases = aliases.map(|(nth, alias)| ("alias.table.token", nth, &alias.table));
+    for (key, nth, table) in routes.chain(aliases) {
+        let url = table.0.url.as_deref().unwrap_or_default();
+        if table.0.token.is_some() && url.starts_with("http://") {
+            let message = "is sent without TLS: whoever is in between can read it";
             findings.warning(&loaded.problem(key, nth, message));
         }
     }
@@ -121,6 +158,18 @@ mod tests {
                 "route.network: `2001:db8::1/64` means all of 2001:db8::/64",
             ),
             ("queue.store = \"memory\"", "keeps nothing"),
+            (
+                "[[route]]\nvia = \"smtp://a.test\"\nauth = { user = \"u\", password = \"p\" }",
+                "route.auth: without tls = \"verify\"",
+            ),
+            (
+                "[[route]]\nvia = \"mx\"\nsource = [\"127.0.0.1\", \"2001:db8::1\"]",
+                "route.source: 2001:db8::1 is no address of this machine",
+            ),
+            (
+                "[[alias]]\ntable = { kind = \"http\", url = \"http://a\", token = \"t\" }",
+                "alias.table.token: is sent without TLS",
+            ),
         ] {
             assert!(looked(text).contains(said), "{text}: {}", looked(text));
         }
@@ -128,6 +177,9 @@ mod tests {
             "",
             "delivery.warn_after = \"never\"",
             "limits.recipients = 100",
+            "[[route]]\nvia = \"smtp://a.test\"\ntls = \"verify\"\nauth = { user = \"u\", password = \"p\" }",
+            "[[route]]\nvia = \"mx\"\nsource = \"127.0.0.1\"",
+            "[[route]]\ntable = { kind = \"http\", url = \"https://a\", token = \"t\" }",
             "relay.trusted_networks = [\"192.0.2.0/24\", \"192.0.2.10\", \"2001:db8::1/128\"]",
         ] {
             assert_eq!(looked(text), "", "{text}");

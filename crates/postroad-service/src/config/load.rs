@@ -182,12 +182,26 @@ impl Config {
             resolve(socket);
         }
         self.delivery.authorities.iter_mut().for_each(&mut resolve);
+        if let Some(anchor) = &mut self.dns.trust_anchor {
+            resolve(anchor);
+        }
         for route in &mut self.route {
-            if let Some(path) = route.via.strip_prefix("maildir:").map(PathBuf::from)
-                && path.is_relative()
-            {
-                route.via = format!("maildir:{}", base.join(path).display());
+            for via in &mut route.via.0 {
+                if let Some(path) = via.strip_prefix("maildir:") {
+                    let mut path = PathBuf::from(path);
+                    resolve(&mut path);
+                    *via = format!("maildir:{}", path.display());
+                }
             }
+            if let Some(table) = &mut route.table {
+                table.0.resolve(&mut resolve);
+            }
+            if let Some(auth) = &mut route.auth {
+                auth.password.resolve(&mut resolve);
+            }
+        }
+        for alias in &mut self.alias {
+            alias.table.0.resolve(&mut resolve);
         }
     }
 
@@ -380,7 +394,7 @@ mod tests {
         fs::write(&path, "[[route]]\nvia = \"maildir:mail/{local}\"\n").unwrap();
         let relative = path.strip_prefix(std::env::current_dir().unwrap());
         let loaded = load(relative.unwrap_or(&path)).unwrap();
-        let via = &loaded.config.route[0].via;
+        let via = &loaded.config.route[0].via.0[0];
         assert!(
             via.starts_with("maildir:/") && via.ends_with("/mail/{local}"),
             "{via}"

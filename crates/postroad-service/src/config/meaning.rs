@@ -7,11 +7,13 @@ use postroad_mta::DomainPatterns;
 use postroad_net::{Network, Networks};
 use postroad_proto::sasl::Mechanism;
 use postroad_queue::{InvalidSchedule, RetrySchedule};
-use postroad_routing::{ChosenBy, RouteOptions, RouteRule, TlsMode, Via};
+use postroad_routing::Via;
 
 use super::load::Loaded;
 use super::problem::Problem;
-use super::{Config, Listener, RouteTls, Service, StoreKind};
+use super::roles::TlsReporting;
+use super::routes::RouteStep;
+use super::{Config, Listener, Service, StoreKind};
 
 /// The shortest prefixes of trusted networks.
 const V4_MAX: u8 = 8;
@@ -37,6 +39,11 @@ impl Problems<'_> {
         self.found.push(self.loaded.problem(key, nth, message));
     }
 
+    /// Where a key is: `file:line`.
+    pub(super) fn place(&self, key: &str, nth: usize) -> String {
+        self.loaded.problem(key, nth, "").place
+    }
+
     pub(super) fn postmaster(&mut self, config: &Config) -> Option<Address> {
         let text = config.postmaster.as_deref()?;
         text.parse()
@@ -47,24 +54,62 @@ impl Problems<'_> {
             .ok()
     }
 
+    pub(super) fn tls_reports(&mut self, config: &Config) -> Option<TlsReporting> {
+        let keys = &config.tls_reports;
+        let Some(text) = keys.from.as_deref() else {
+            if keys.organization.is_some() || keys.contact.is_some() {
+                let message = "without `from` no reports are sent; expected an address such as \"tlsrpt@example.org\"";
+                self.add("tls_reports", 0, message);
+            }
+            return None;
+        };
+        for (key, text) in [
+            ("tls_reports.organization", &keys.organization),
+            ("tls_reports.contact", &keys.contact),
+        ] {
+            let text = text.as_deref().unwrap_or("x");
+            if text.is_empty() || text.chars().any(char::is_control) {
+                self.add(key, 0, "must be some text, without control characters");
+            }
+        }
+        match text.parse::<Address>() {
+            Ok(from) => Some(TlsReporting {
+                from,
+                organization: keys.organization.clone(),
+                contact: keys.contact.clone(),
+            }),
+            Err(error) => {
+                let expected = "expected an address such as \"tlsrpt@example.org\"";
+                self.add(
+                    "tls_reports.from",
+                    0,
+                    format!("`{text}`: {error}; {expected}"),
+                );
+                None
+            }
+        }
+    }
+
     /// A relay takes mail for its postmaster from anyone (RFC 5321 section 4.5.1): it must have
     /// somewhere to go, or it would wait in the queue until it expires.
     pub(super) fn postmaster_is_there(
         &mut self,
         config: &Config,
         hostname: &Domain,
-        rules: &[RouteRule],
+        routes: &[RouteStep],
     ) {
         let relays = config.listener.iter().any(|l| l.service == Service::Relay);
         let own = Address::postmaster_at(hostname.clone());
-        let leads = |rule: &RouteRule| {
-            rule.via != Via::Mx
+        // A table may know the postmaster, or not: that is its business.
+        let leads = |step: &RouteStep| {
+            let rule = step.rule();
+            (step.is_table() || rule.via != Via::Mx)
                 && rule.recipient.as_ref().is_none_or(|r| r.matches(&own))
                 && rule.sender.is_none()
                 && rule.user.is_none()
                 && rule.network.is_none()
         };
-        if relays && config.postmaster.is_none() && !rules.iter().any(leads) {
+        if relays && config.postmaster.is_none() && !routes.iter().any(leads) {
             self.add(
                 "postmaster",
                 0,
@@ -134,53 +179,6 @@ impl Problems<'_> {
             }
         }
         DomainPatterns::parse(patterns.iter().map(String::as_str)).unwrap_or_default()
-    }
-
-    pub(super) fn routes(&mut self, config: &Config) -> Vec<RouteRule> {
-        let mut rules = Vec::new();
-        for (nth, route) in config.route.iter().enumerate() {
-            let via = match route.via.parse::<Via>() {
-                Ok(via) => via,
-                Err(error) => {
-                    self.add("route.via", nth, error);
-                    continue;
-                }
-            };
-            let mut pattern = |key: &str, text: Option<&String>| {
-                text.and_then(|text| {
-                    text.parse()
-                        .map_err(|error: postroad_routing::PatternError| self.add(key, nth, error))
-                        .ok()
-                })
-            };
-            let recipient = pattern("route.recipient", route.recipient.as_ref());
-            let sender = pattern("route.sender", route.sender.as_ref());
-            let network = route.network.as_ref().and_then(|text| {
-                text.parse::<Network>()
-                    .map_err(|error| self.add("route.network", nth, error))
-                    .ok()
-            });
-            let tls = match route.tls {
-                RouteTls::Opportunistic => TlsMode::Opportunistic,
-                RouteTls::Require => TlsMode::Require,
-                RouteTls::Verify => TlsMode::Verify,
-                RouteTls::None => TlsMode::None,
-            };
-            rules.push(RouteRule {
-                recipient,
-                sender,
-                user: route.user.clone(),
-                network: network.map(|network| network.net()),
-                via,
-                options: RouteOptions {
-                    tls,
-                    source: route.source.into_iter().collect(),
-                    ..RouteOptions::default()
-                },
-                chosen_by: ChosenBy::default(),
-            });
-        }
-        rules
     }
 
     pub(super) fn listeners(&mut self, config: &Config) {
@@ -273,6 +271,10 @@ impl Problems<'_> {
             ("delivery.concurrency", delivery.concurrency == 0),
             ("delivery.per_destination", delivery.per_destination == 0),
             ("delivery.port", delivery.port == 0),
+            (
+                "delivery.messages_per_connection",
+                delivery.messages_per_connection == 0,
+            ),
         ];
         let sizes = [
             ("limits.message_size", limits.message_size.0 == 0),
@@ -283,13 +285,18 @@ impl Problems<'_> {
             ("limits.data_timeout", limits.data_timeout),
             ("limits.session_timeout", limits.session_timeout),
             ("delivery.connect_timeout", delivery.connect_timeout),
+            ("delivery.connection_lifetime", delivery.connection_lifetime),
             ("dns.timeout", config.dns.timeout),
+            ("dns.ttl_max", config.dns.ttl_max),
         ]
         .map(|(key, span)| (key, span.0.is_zero()));
         for (key, zero) in counts.into_iter().chain(sizes).chain(times) {
             if zero {
                 self.add(key, 0, "must be more than nothing");
             }
+        }
+        if config.dns.ttl_min.0 > config.dns.ttl_max.0 {
+            self.add("dns.ttl_min", 0, "must not be more than dns.ttl_max");
         }
         if delivery.warn_after.0.is_some_and(|after| after.is_zero()) {
             self.add(

@@ -4,6 +4,7 @@ use postroad_net::{Network, Networks};
 use postroad_routing::{Pattern, RouteRule, Via};
 
 use super::meaning::Problems;
+use super::routes::RouteStep;
 use super::{Config, Service};
 
 /// Top-level names that no public mail is for (RFC 2606, 6761, 6762, 8375, 9476, ICANN's `internal`).
@@ -20,10 +21,10 @@ const NOT_PUBLIC: [&str; 9] = [
 ];
 
 impl Problems<'_> {
-    /// Mail for any domain from anyone, and a way out of this machine: by MX, or to a smarthost,
-    /// which would be an open relay through us. Where the next host is near makes no difference:
+    /// Mail for any domain from anyone, and a way out of this machine: by MX, by a table that may say so,
+    /// or to a smarthost, which would be an open relay through us. Where the next host is near makes no difference:
     /// it trusts us.
-    pub(super) fn open_relay(&mut self, config: &Config, trusted: &Networks, rules: &[RouteRule]) {
+    pub(super) fn open_relay(&mut self, config: &Config, trusted: &Networks, routes: &[RouteStep]) {
         if !config.listener.iter().any(|l| l.service == Service::Relay) {
             return;
         }
@@ -31,7 +32,7 @@ impl Problems<'_> {
             let Some(wide) = Wide::of(pattern) else {
                 continue;
             };
-            if let Some(way) = wide.way_out(trusted, rules) {
+            if let Some(way) = wide.way_out(trusted, routes) {
                 self.add(
                     "relay.domains",
                     nth,
@@ -62,8 +63,15 @@ impl Wide {
     }
 
     /// How a stranger's mail for such a domain would leave, in words.
-    fn way_out(&self, trusted: &Networks, rules: &[RouteRule]) -> Option<&'static str> {
-        for rule in rules.iter().filter(|rule| is_for_strangers(rule, trusted)) {
+    fn way_out(&self, trusted: &Networks, routes: &[RouteStep]) -> Option<&'static str> {
+        for step in routes {
+            let rule = step.rule();
+            if !is_for_strangers(rule, trusted) {
+                continue;
+            }
+            if step.is_table() {
+                return Some("a table, which may lead anywhere,");
+            }
             match rule.via {
                 Via::Mx => return Some("a route by MX"),
                 Via::Hops(_) => return Some("a route to another host"),
@@ -114,6 +122,10 @@ mod tests {
         let to_host = "via = \"smtp://smarthost.example.net\"";
         let near = "via = \"smtp://127.0.0.1:10025\"";
         let maildir = "via = \"maildir:/mail/{local}\"";
+        let several = "via = [\"smtp://a.example.net\", \"smtp://b.example.net\"]";
+        let table = "table = \"routes.txt\"";
+        let table_of_ours = "recipient = \"*@example.org\"\ntable = \"routes.txt\"";
+        let table_of_user = "user = \"alice\"\ntable = \"routes.txt\"";
         let ours = "recipient = \"*@example.org\"\nvia = \"maildir:/mail\"";
         let of_user = "user = \"alice\"\nvia = \"mx\"";
         let of_trusted = "network = \"10.1.0.0/16\"\nvia = \"mx\"";
@@ -127,6 +139,12 @@ mod tests {
             ("*", &[to_host], true),
             ("*", &[near], true),
             ("*", &[ours, to_host], true),
+            ("*", &[several], true),
+            ("*", &[table, maildir], true),
+            ("*", &[table_of_ours, maildir], true),
+            ("*", &[table_of_user, maildir], false),
+            ("*", &[maildir, table], false),
+            ("example.org", &[table], false),
             ("*", &[maildir], false),
             ("*", &[maildir, to_host], false),
             ("*", &[of_user, of_trusted, maildir], false),

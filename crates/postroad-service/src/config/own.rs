@@ -34,7 +34,7 @@ fn of_listeners(bound: &[IpAddr], interfaces: &[IpAddr]) -> Vec<IpAddr> {
 }
 
 /// What cannot be asked is not known: then `delivery.own_addresses` alone counts.
-fn interfaces() -> Vec<IpAddr> {
+pub(super) fn interfaces() -> Vec<IpAddr> {
     let all = match nix::ifaddrs::getifaddrs() {
         Ok(all) => all,
         Err(error) => {

@@ -13,7 +13,9 @@ use postroad_routing::{
 use tokio::net::{TcpStream, UnixStream};
 
 use super::check::Findings;
+use super::routes::RouteStep;
 use super::{Config, Loaded, Roles, Service};
+use crate::service::validating;
 
 /// Questions at the same time.
 const AT_ONCE: usize = 16;
@@ -21,6 +23,7 @@ const AT_ONCE: usize = 16;
 const CONNECT: Duration = Duration::from_secs(5);
 
 pub(super) async fn look(loaded: &Loaded, roles: &Roles, findings: &mut Findings) {
+    validation(loaded, roles, findings).await;
     let domains = without_route(&loaded.config, &roles.routes);
     let hops = hops(&roles.routes);
     if domains.is_empty() && hops.is_empty() {
@@ -34,9 +37,25 @@ pub(super) async fn look(loaded: &Loaded, roles: &Roles, findings: &mut Findings
     smarthosts(loaded, &resolver, hops, findings).await;
 }
 
+/// DANE needs name servers that pass signatures on.
+async fn validation(loaded: &Loaded, roles: &Roles, findings: &mut Findings) {
+    match validating(loaded, &roles.dns) {
+        Ok(None) => {}
+        Ok(Some(dns)) => {
+            if let Err(error) = dns.self_check().await {
+                let message = format!(
+                    "DNSSEC cannot be validated with these name servers, so that there is no DANE: {error}"
+                );
+                findings.warning(&loaded.problem("dns.nameservers", 0, message));
+            }
+        }
+        Err(problem) => findings.error(&problem),
+    }
+}
+
 /// Domains that we take mail for from anyone, and that no route leads anywhere: then their MX does,
 /// and if that is this host, the mail would come back to us.
-fn without_route(config: &Config, rules: &[RouteRule]) -> Vec<(usize, Domain)> {
+fn without_route(config: &Config, routes: &[RouteStep]) -> Vec<(usize, Domain)> {
     if !config.listener.iter().any(|l| l.service == Service::Relay) {
         return Vec::new();
     }
@@ -44,8 +63,12 @@ fn without_route(config: &Config, rules: &[RouteRule]) -> Vec<(usize, Domain)> {
     domains
         .filter_map(|(nth, text)| Some((nth, text.parse::<Domain>().ok()?)))
         .filter(|(_, domain)| {
-            let mut rules = rules.iter().filter(|rule| is_for_all_of(rule, domain));
-            rules.next().is_none_or(|rule| rule.via == Via::Mx)
+            let mut routes = routes
+                .iter()
+                .filter(|step| is_for_all_of(step.rule(), domain));
+            let first = routes.next();
+            // What a table says is not known before it is asked.
+            first.is_none_or(|step| !step.is_table() && step.rule().via == Via::Mx)
         })
         .collect()
 }
@@ -102,12 +125,12 @@ fn is_loop(reply: &postroad_mail::Reply) -> bool {
 }
 
 /// Each host once, with the first route that names it.
-fn hops(rules: &[RouteRule]) -> Vec<(usize, Hop)> {
+fn hops(routes: &[RouteStep]) -> Vec<(usize, Hop)> {
     let mut seen = HashSet::new();
-    rules
+    routes
         .iter()
         .enumerate()
-        .flat_map(|(nth, rule)| match &rule.via {
+        .flat_map(|(nth, step)| match &step.rule().via {
             Via::Hops(hops) => hops.iter().map(|hop| (nth, hop.clone())).collect(),
             _ => Vec::new(),
         })
@@ -181,7 +204,7 @@ mod tests {
     use super::*;
 
     fn loaded(text: &str) -> Loaded {
-        let start = "hostname = \"mx.test\"\npostmaster = \"admin@box.test\"\n[[listener]]\nservice = \"relay\"\nbind = [\"127.0.0.1:0\"]\ntls = \"none\"\n";
+        let start = "delivery.tls_policy = \"off\"\nhostname = \"mx.test\"\npostmaster = \"admin@box.test\"\n[[listener]]\nservice = \"relay\"\nbind = [\"127.0.0.1:0\"]\ntls = \"none\"\n";
         Loaded::from_config(toml::from_str(&format!("{start}{text}")).unwrap())
     }
 

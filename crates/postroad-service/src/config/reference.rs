@@ -1,5 +1,6 @@
 //! The reference, generated from the types.
 
+use std::collections::HashSet;
 use std::fmt::Write as _;
 
 use schemars::schema_for;
@@ -38,35 +39,67 @@ pub fn reference() -> String {
         &defaults,
         &mut page,
     );
+    let mut shown = HashSet::new();
     for (name, property) in top {
-        let Some(inner) = table(&schema, property) else {
+        if table(&schema, property).is_none() {
             continue;
-        };
-        let array = property.get("type").and_then(Value::as_str) == Some("array");
-        let heading = if array {
-            format!("[[{name}]]")
-        } else {
-            format!("[{name}]")
-        };
-        let _ = write!(
-            page,
-            "\n## `{heading}`\n\n{}\n\n",
-            described(property)
-                .or_else(|| described(inner))
-                .unwrap_or_default()
-        );
-        let properties = inner
-            .get("properties")
-            .and_then(Value::as_object)
-            .unwrap_or(&none);
-        rows(
-            &schema,
-            properties.iter(),
-            defaults.get(name).unwrap_or(&Value::Null),
-            &mut page,
-        );
+        }
+        section(&schema, (name, property), &defaults, &mut page);
+        let inner = properties(&schema, property);
+        nested(&schema, name, inner, &mut shown, &mut page);
     }
     page
+}
+
+/// A table and its keys.
+fn section(schema: &Value, (name, property): (&str, &Value), defaults: &Value, page: &mut String) {
+    let array = property.get("type").and_then(Value::as_str) == Some("array");
+    let heading = if array {
+        format!("[[{name}]]")
+    } else {
+        format!("[{name}]")
+    };
+    let text = described(property)
+        .or_else(|| described(table(schema, property)?))
+        .unwrap_or_default();
+    let _ = write!(page, "\n## `{heading}`\n\n{text}\n\n");
+    let properties = properties(schema, property);
+    let defaults = defaults.get(name).unwrap_or(&Value::Null);
+    rows(schema, properties, defaults, page);
+}
+
+/// The tables that are values of keys, each where it is met first.
+fn nested<'a>(
+    schema: &'a Value,
+    of: &str,
+    properties: impl Iterator<Item = (&'a String, &'a Value)>,
+    shown: &mut HashSet<String>,
+    page: &mut String,
+) {
+    for (name, property) in properties {
+        let Some((type_name, inner)) = reference_of(schema, property) else {
+            continue;
+        };
+        if inner.get("properties").is_none() || !shown.insert(type_name.to_owned()) {
+            continue;
+        }
+        let text = described(inner).unwrap_or_default();
+        let _ = write!(page, "\n### `{of}.{name}`\n\n{text}\n\n");
+        rows(
+            schema,
+            self::properties(schema, property),
+            &Value::Null,
+            page,
+        );
+    }
+}
+
+fn properties<'a>(
+    schema: &'a Value,
+    property: &'a Value,
+) -> impl Iterator<Item = (&'a String, &'a Value)> {
+    let inner = table(schema, property).and_then(|inner| inner.get("properties"));
+    inner.and_then(Value::as_object).into_iter().flatten()
 }
 
 fn rows<'a>(
@@ -99,18 +132,20 @@ fn described(property: &Value) -> Option<String> {
         .map(str::to_owned)
 }
 
-/// What a property refers to: itself, its items, or the one of several that is not null.
+/// What a property refers to: itself, its items, or the one of several that is a reference.
 fn referenced<'a>(schema: &'a Value, property: &'a Value) -> Option<&'a Value> {
-    let of = |value: &'a Value| value.get("$ref").and_then(Value::as_str);
-    let several = property
-        .get("anyOf")
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten();
-    let name = of(property)
-        .or_else(|| property.get("items").and_then(of))
-        .or_else(|| several.filter_map(of).next())?;
-    schema.get("$defs")?.get(name.strip_prefix("#/$defs/")?)
+    reference_of(schema, property).map(|(_, inner)| inner)
+}
+
+fn reference_of<'a>(schema: &'a Value, property: &'a Value) -> Option<(&'a str, &'a Value)> {
+    let reference = property.get("$ref").and_then(Value::as_str);
+    if let Some(name) = reference.and_then(|name| name.strip_prefix("#/$defs/")) {
+        return Some((name, schema.get("$defs")?.get(name)?));
+    }
+    let several = property.get("anyOf").and_then(Value::as_array);
+    let items = property.get("items").into_iter();
+    let mut within = several.into_iter().flatten().chain(items);
+    within.find_map(|inner| reference_of(schema, inner))
 }
 
 /// The table that a property is, or is made of.

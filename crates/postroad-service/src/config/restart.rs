@@ -3,7 +3,7 @@ use serde_json::Value;
 use super::Config;
 
 /// Keys that are looked at once, when the process starts.
-const AT_START: [&str; 14] = [
+const AT_START: [&str; 16] = [
     "queue.store",
     "queue.path",
     "queue.durability",
@@ -18,6 +18,8 @@ const AT_START: [&str; 14] = [
     "admin.http",
     "log.format",
     "log.level",
+    "log.history",
+    "log.history_size",
 ];
 
 /// The keys whose values differ, and take effect at a restart only.
@@ -87,6 +89,8 @@ mod tests {
             ("admin.http", "[admin]\nhttp = \"127.0.0.1:1\"\n"),
             ("log.format", "[log]\nformat = \"pretty\"\n"),
             ("log.level", "[log]\nlevel = \"warn\"\n"),
+            ("log.history", "[log]\nhistory = \"1d\"\n"),
+            ("log.history_size", "[log]\nhistory_size = \"1MiB\"\n"),
             ("tls", "[tls]\ncertificate = \"c\"\nkey = \"k\"\n"),
         ] {
             assert_eq!(names(&format!("{LISTENER}{text}")), key);

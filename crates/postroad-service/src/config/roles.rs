@@ -13,12 +13,14 @@ use postroad_proto::server::{
     BareNewline as ProtoBareNewline, Limits as ProtoLimits, Verify as ProtoVerify,
 };
 use postroad_queue::RetrySchedule;
-use postroad_routing::{AddressFamily, DnsOptions, RouteRule, SharedRouter, StaticRouter};
+use postroad_routing::{AddressFamily, DnsOptions};
 
 use super::load::Loaded;
 use super::meaning::Problems;
 use super::own;
 use super::problem::ConfigError;
+use super::routes::RouteStep;
+use super::tables::AliasStep;
 use super::{BareNewline, Config, EightBitHeaders, Family, Service, Verify};
 
 /// Settings of all parts, checked.
@@ -33,13 +35,28 @@ pub struct Roles {
     /// The relay service's, outbound.
     pub outbound: OutboundConfig,
     /// The routes of the configuration.
-    pub routes: Vec<RouteRule>,
+    pub routes: Vec<RouteStep>,
+    /// The aliases of the configuration.
+    pub aliases: Vec<AliasStep>,
+    /// How TLS reports are sent, if they are.
+    pub tls_reports: Option<TlsReporting>,
     /// How names are looked up.
     pub dns: DnsOptions,
     /// Bounds on connections.
     pub connections: ConnectionLimits,
     /// How long a stop may take.
     pub drain: Duration,
+}
+
+/// How TLS reports are sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsReporting {
+    /// The sender.
+    pub from: Address,
+    /// Who reports, where it is not the host's name.
+    pub organization: Option<String>,
+    /// Whom to ask, where it is not the sender.
+    pub contact: Option<String>,
 }
 
 /// Mistakes in what the keys mean, rather than in how they are written.
@@ -58,7 +75,9 @@ impl Roles {
             postmaster: problems.postmaster(config),
             trusted: problems.networks(config),
             domains: problems.domains(config),
-            rules: problems.routes(config),
+            routes: problems.routes(config),
+            aliases: problems.aliases(config),
+            tls_reports: problems.tls_reports(config),
             schedule: problems.schedule(config),
             mechanisms: problems.mechanisms(config),
         };
@@ -67,8 +86,8 @@ impl Roles {
         problems.bounds(config);
         // What follows from settings that are wrong themselves is no second mistake.
         if problems.found.is_empty() {
-            problems.open_relay(config, &parts.trusted, &parts.rules);
-            problems.postmaster_is_there(config, &parts.hostname, &parts.rules);
+            problems.open_relay(config, &parts.trusted, &parts.routes);
+            problems.postmaster_is_there(config, &parts.hostname, &parts.routes);
         }
         if !problems.found.is_empty() {
             return Err(ConfigError(problems.found));
@@ -82,7 +101,9 @@ impl Roles {
             postmaster,
             trusted,
             domains,
-            rules,
+            routes,
+            aliases,
+            tls_reports,
             schedule,
             mechanisms,
         } = parts;
@@ -100,6 +121,9 @@ impl Roles {
             per_destination: delivery.per_destination,
             port: delivery.port,
             connect_timeout: delivery.connect_timeout.0,
+            idle_timeout: delivery.idle_timeout.0,
+            messages_per_connection: delivery.messages_per_connection,
+            connection_lifetime: delivery.connection_lifetime.0,
             postmaster: postmaster.clone(),
             ..OutboundConfig::new(hostname.clone())
         };
@@ -117,7 +141,9 @@ impl Roles {
                 trusted,
             },
             outbound,
-            routes: rules,
+            routes,
+            aliases,
+            tls_reports,
             dns: dns(config, &hostname),
             connections: ConnectionLimits {
                 connections: config.limits.connections,
@@ -128,12 +154,6 @@ impl Roles {
             hostname,
         }
     }
-
-    /// The routes as a router.
-    #[must_use]
-    pub fn router(&self) -> SharedRouter {
-        SharedRouter::new(StaticRouter::new(self.routes.clone()))
-    }
 }
 
 struct Parts {
@@ -141,7 +161,9 @@ struct Parts {
     postmaster: Option<Address>,
     trusted: Networks,
     domains: DomainPatterns,
-    rules: Vec<RouteRule>,
+    routes: Vec<RouteStep>,
+    aliases: Vec<AliasStep>,
+    tls_reports: Option<TlsReporting>,
     schedule: RetrySchedule,
     mechanisms: Vec<Mechanism>,
 }
@@ -172,6 +194,8 @@ fn session(
             } else {
                 Vec::new()
             },
+            // Under TLS.
+            require_tls: true,
             recipients_max: u64::try_from(limits.recipients).ok(),
             verify: false,
             help: true,
@@ -211,7 +235,12 @@ impl BareNewline {
 
 fn dns(config: &Config, hostname: &Domain) -> DnsOptions {
     DnsOptions {
-        nameservers: config.dns.nameservers.clone(),
+        nameservers: config
+            .dns
+            .nameservers
+            .iter()
+            .map(|key| key.0.clone())
+            .collect(),
         own_names: vec![hostname.clone()],
         own_addresses: own::addresses(config),
         own_ports: config
@@ -226,6 +255,8 @@ fn dns(config: &Config, hostname: &Domain) -> DnsOptions {
             Family::Ipv6 => AddressFamily::Ipv6,
         },
         timeout: config.dns.timeout.0,
+        ttl_min: config.dns.ttl_min.0,
+        ttl_max: config.dns.ttl_max.0,
         ..DnsOptions::default()
     }
 }
@@ -259,10 +290,16 @@ mod tests {
         per_destination = 7
         port = 2526
         connect_timeout = "13s"
+        idle_timeout = "9s"
+        messages_per_connection = 57
+        connection_lifetime = "97s"
         family = "ipv4"
         own_addresses = ["192.0.2.77"]
         [dns]
-        nameservers = ["192.0.2.53:5353"]
+        nameservers = ["192.0.2.53:5353", "tls://192.0.2.54#ns.test"]
+        timeout = "7s"
+        ttl_min = "61s"
+        ttl_max = "4321s"
         [limits]
         message_size = 1000001
         recipients = 203
@@ -341,6 +378,9 @@ mod tests {
         assert_eq!((outbound.concurrency, outbound.per_destination), (101, 7));
         assert_eq!(outbound.port, 2526);
         assert_eq!(outbound.connect_timeout, Duration::from_secs(13));
+        assert_eq!(outbound.idle_timeout, Duration::from_secs(9));
+        assert_eq!(outbound.messages_per_connection, 57);
+        assert_eq!(outbound.connection_lifetime, Duration::from_secs(97));
         assert!(outbound.postmaster.is_some());
         let minutes = |n: u64| Duration::from_secs(n * 60);
         let arrived = postroad_mail::Timestamp::from_millis(1_800_000_000_000);
@@ -359,7 +399,16 @@ mod tests {
         assert!(schedule.is_late(arrived, arrived + minutes(34)));
         assert!(!schedule.is_late(arrived, arrived + minutes(32)));
         let dns = &roles.dns;
-        assert_eq!(dns.nameservers, ["192.0.2.53:5353".parse().unwrap()]);
+        assert_eq!(
+            dns.nameservers,
+            [
+                "192.0.2.53:5353".parse().unwrap(),
+                "tls://192.0.2.54:853#ns.test".parse().unwrap()
+            ]
+        );
+        assert_eq!(dns.timeout, Duration::from_secs(7));
+        assert_eq!(dns.ttl_min, Duration::from_secs(61));
+        assert_eq!(dns.ttl_max, Duration::from_secs(4321));
         assert_eq!(dns.family, AddressFamily::Ipv4);
         assert!(dns.own_addresses.contains(&[192, 0, 2, 77].into()));
         assert!(dns.own_addresses.contains(&[192, 0, 2, 1].into()));

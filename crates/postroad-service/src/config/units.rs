@@ -78,7 +78,7 @@ impl Span {
         Self(Duration::from_secs(seconds))
     }
 
-    fn parse(s: &str) -> Option<Self> {
+    pub(super) fn parse(s: &str) -> Option<Self> {
         let (number, unit) = split_unit(s);
         let (_, millis) = SPANS.iter().find(|(name, _)| *name == unit)?;
         number
@@ -136,9 +136,9 @@ impl<'de> Deserialize<'de> for SpanOrNever {
 }
 
 /// Takes a text of some form, and says which for all else, numbers included.
-struct Text<T> {
-    expected: &'static str,
-    parse: fn(&str) -> Option<T>,
+pub(super) struct Text<T> {
+    pub(super) expected: &'static str,
+    pub(super) parse: fn(&str) -> Option<T>,
 }
 
 impl<T> Visitor<'_> for Text<T> {

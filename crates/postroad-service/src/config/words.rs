@@ -6,6 +6,14 @@ const EXPECTED: &[(&str, &str)] = &[
         "expected struct Directory",
         "expected a table, as in directory = { kind = \"file\", path = \"users.toml\" }",
     ),
+    (
+        "expected struct RouteAuth",
+        "expected a table, as in auth = { user = \"…\", password = { file = \"…\" } }",
+    ),
+    (
+        "expected struct RouteLimit",
+        "expected a table, as in limits = { per_destination = 5, messages = \"100/1m\" }",
+    ),
     ("expected struct", "expected a table"),
     ("expected a sequence", "expected a list, as in [\"…\"]"),
     (
@@ -67,8 +75,12 @@ fn meaning(expected: &str) -> String {
 fn variants(message: &str) -> String {
     let mut names = message.split('`').skip(1).step_by(2);
     let given = names.next().unwrap_or_default();
+    let names: Vec<_> = names.collect();
+    // Tables have kinds that directories have not yet.
+    let all_built = names.contains(&"socketmap");
     let known: Vec<_> = names
-        .filter(|name| !NOT_BUILT.contains(name))
+        .into_iter()
+        .filter(|name| all_built || !NOT_BUILT.contains(name))
         .map(|name| format!("`{name}`"))
         .collect();
     let one_of = if known.len() > 1 { "one of " } else { "" };

@@ -16,7 +16,7 @@ use postroad_queue::transfer::{
 use postroad_queue::{Filter, Verified};
 use tokio::sync::mpsc;
 
-use super::{ANSWER_MAX, Queue, QueueError, ask, failed, send};
+use super::{ANSWER_MAX, Queue, QueueError, Stopped, ask, failed, send};
 use crate::admin::{ImportReport, ImportRequest};
 use crate::with_causes;
 
@@ -87,7 +87,7 @@ impl Queue {
                     }
                 }
             }
-            Self::Stopped(store) => {
+            Self::Stopped(Stopped { store, .. }) => {
                 let mut export = Export::new(Arc::clone(store), filter.clone());
                 while let Some(piece) = export.next().await? {
                     pass(&piece)?;
@@ -111,7 +111,7 @@ impl Queue {
     ) -> Result<ImportReport, QueueError> {
         match self {
             Self::Running(socket) => send_import(socket, &skip, input, progress).await,
-            Self::Stopped(store) => {
+            Self::Stopped(Stopped { store, .. }) => {
                 let (mut input, mut import) = (input, Import::new(Arc::clone(store), skip));
                 while let Some(piece) = input.recv().await {
                     let wanted = match piece {
@@ -138,7 +138,7 @@ impl Queue {
     pub async fn verify(&self) -> Result<Verified, QueueError> {
         match self {
             Self::Running(socket) => ask(socket, Method::GET, "/queue/verify", None::<&()>).await,
-            Self::Stopped(store) => Ok(store.verify().await?),
+            Self::Stopped(stopped) => Ok(stopped.store.verify().await?),
         }
     }
 }

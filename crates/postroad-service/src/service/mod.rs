@@ -1,10 +1,16 @@
 //! A process: the parts put together, signals, the end.
 
+mod aliases;
+mod delivery;
 mod prepared;
+mod routing;
 mod running;
+mod security;
+pub(crate) mod standalone;
 mod store;
 #[cfg(test)]
 mod tests;
+mod validation;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,8 +27,10 @@ use crate::causes::with_causes;
 use crate::config::{ConfigError, Loaded, Problem, Service as Kind};
 use running::Running;
 
-pub(crate) use store::foreign_owner;
+pub(crate) use prepared::Prepared;
+pub(crate) use security::validating;
 pub use store::open_store;
+pub(crate) use store::{foreign_owner, open as open_queue};
 
 /// A signal again within this is a repetition, no second order.
 const SAME_ORDER: Duration = Duration::from_secs(1);

@@ -2,21 +2,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use postroad_msa::{SharedAuthenticator, Submission, UsersFile};
-use postroad_mta::{Inbound, Outbound, OutboundConfig};
+use postroad_mta::Inbound;
 use postroad_net::server::{BoundListener, ListenerTls as NetTls, Role, Server};
 use postroad_net::tls::TlsCertificates;
-use postroad_queue::Store;
-use postroad_routing::SharedRouter;
 use sd_notify::NotifyState;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use super::delivery::{Delivery, Kept};
 use super::prepared::Prepared;
-use super::{Service, ServiceError, open_store};
+use super::store::{Opened, open};
+use super::{Service, ServiceError};
 use crate::admin::Admin;
 use crate::causes::with_causes;
 use crate::config::{ListenerTls, Loaded, Roles, Service as Kind, changed_at_restart};
+use crate::history;
 
 /// What a stop may take beyond `limits.drain`: goodbyes, the admin socket, the queue's last sync.
 const CLOSING: Duration = Duration::from_secs(15);
@@ -25,12 +26,12 @@ const CLOSING: Duration = Duration::from_secs(15);
 pub(super) struct Running {
     service: Service,
     pub(super) addresses: Vec<std::net::SocketAddr>,
-    store: Arc<dyn Store>,
+    kept: Kept,
     pub(super) certificates: Option<Arc<TlsCertificates>>,
     pub(super) users: Option<Arc<UsersFile>>,
     submission: Option<(Arc<Submission>, Server<Submission>)>,
     inbound: Option<(Arc<Inbound>, Server<Inbound>)>,
-    outbound: Arc<Outbound>,
+    delivery: Delivery,
     pub(super) admin: Arc<Admin>,
     drain: Duration,
     stopping: CancellationToken,
@@ -47,43 +48,38 @@ impl Running {
             .iter()
             .filter_map(|(_, listener)| listener.local_address().ok())
             .collect();
-        let store = open_store(&loaded.config).await?;
-        let roles = prepared.roles;
-        let users = prepared.users.map(Arc::new);
-        let authenticator = service
-            .authenticator
-            .clone()
-            .or_else(|| users.clone().map(SharedAuthenticator::new));
-        let outbound = Arc::new(Outbound::new(
-            service.outbound(&roles),
-            Arc::clone(&store),
-            service.routes(&roles),
-            prepared.mx,
-            prepared.connector,
-        ));
-        let admin = Admin::start(loaded, Arc::clone(&store)).await?;
+        let Opened { store, cache } = open(&loaded.config).await?;
+        let kept = Kept {
+            store,
+            cache,
+            history: history::open(&loaded.config).await?,
+        };
+        let prepared = prepared.with_history(&kept.history);
+        let delivery = Delivery::new(&service, loaded, &prepared, &kept);
+        let admin = Admin::start(loaded, delivery.parts(loaded, &kept)).await?;
+        let (roles, users) = (prepared.roles, prepared.users.map(Arc::new));
         let mut serving = Serving {
             certificates: prepared.certificates.map(Arc::new),
             roles: &roles,
             stopping: CancellationToken::new(),
             tasks: Vec::new(),
         };
+        let authenticator = service
+            .authenticator
+            .clone()
+            .or_else(|| users.clone().map(SharedAuthenticator::new));
         let listeners = take(&mut bound, Kind::Submission);
         let submission = authenticator.filter(|_| !listeners.is_empty());
         let submission = submission.map(|authenticator| {
             let config = roles.submission.clone();
-            let role = Submission::new(config, Arc::clone(&store), authenticator);
-            let role = service.with_senders(role);
-            let routes = Arc::<Outbound>::clone(&outbound);
-            serving.serve(role.with_routes(routes), listeners)
+            let role = Submission::new(config, Arc::clone(&kept.store), authenticator);
+            let role = service.with_senders(role).with_routes(delivery.routes());
+            serving.serve(role, listeners)
         });
         let listeners = take(&mut bound, Kind::Relay);
         let inbound = (!listeners.is_empty()).then(|| {
-            let role = Inbound::new(roles.inbound.clone(), Arc::clone(&store));
-            serving.serve(
-                role.with_routes(Arc::<Outbound>::clone(&outbound)),
-                listeners,
-            )
+            let role = Inbound::new(roles.inbound.clone(), Arc::clone(&kept.store));
+            serving.serve(role.with_routes(delivery.routes()), listeners)
         });
         let Serving {
             certificates,
@@ -91,16 +87,15 @@ impl Running {
             mut tasks,
             ..
         } = serving;
-        let delivery = Arc::clone(&outbound).run(stopping.clone(), roles.drain);
-        tasks.push(tokio::spawn(delivery));
+        tasks.extend(delivery.run(&stopping, roles.drain));
         Ok(Self {
             addresses,
-            store,
+            kept,
             certificates,
             users,
             submission,
             inbound,
-            outbound,
+            delivery,
             admin,
             drain: roles.drain,
             stopping,
@@ -134,8 +129,10 @@ impl Running {
     /// Gives the keys whose new values wait for a restart.
     pub(super) fn try_reload(&self) -> Result<Vec<String>, ServiceError> {
         let loaded = self.service.loaded.again()?;
-        let new = Prepared::new(&self.service, &loaded)?;
+        let new = Prepared::new(&self.service, &loaded)?.with_history(&self.kept.history);
         // From here on nothing can fail.
+        self.delivery
+            .reload(&self.service, &loaded, &new, &self.kept);
         if let (Some(certificates), Some(new)) = (&self.certificates, new.certificates) {
             certificates.replace(new);
         }
@@ -144,19 +141,13 @@ impl Running {
         }
         let roles = new.roles;
         if let Some((role, server)) = &self.submission {
-            role.reload(roles.submission.clone());
+            role.reload(roles.submission);
             server.set_limits(roles.connections);
         }
         if let Some((role, server)) = &self.inbound {
-            role.reload(roles.inbound.clone());
+            role.reload(roles.inbound);
             server.set_limits(roles.connections);
         }
-        self.outbound.reload(
-            self.service.outbound(&roles),
-            self.service.routes(&roles),
-            new.mx,
-            new.connector,
-        );
         Ok(changed_at_restart(
             &self.service.loaded.config,
             &loaded.config,
@@ -175,7 +166,7 @@ impl Running {
         self.stopping.cancel();
         futures_util::future::join_all(self.tasks).await;
         self.admin.stop().await;
-        match self.store.close().await {
+        match self.kept.store.close().await {
             Ok(()) => info!("stopped"),
             Err(error) => {
                 let error = with_causes(&error);
@@ -191,19 +182,6 @@ impl Service {
             Some(senders) => role.with_senders(Arc::clone(senders)),
             None => role,
         }
-    }
-
-    fn routes(&self, roles: &Roles) -> SharedRouter {
-        match &self.custom {
-            Some(before) => before(roles.router()),
-            None => roles.router(),
-        }
-    }
-
-    fn outbound(&self, roles: &Roles) -> OutboundConfig {
-        let mut config = roles.outbound.clone();
-        config.maildir_observer.clone_from(&self.maildir_observer);
-        config
     }
 }
 

@@ -3,7 +3,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use nix::unistd::{Uid, User, geteuid};
-use postroad_queue::{MemStore, Store};
+use postroad_mail::Cache;
+use postroad_queue::{MemCache, MemStore, Store};
 use postroad_store::{LocalStore, Options};
 use tracing::{error, info, warn};
 
@@ -13,16 +14,35 @@ use crate::config::{Config, Durability, StoreKind};
 /// Octets that a queue in memory holds, at most.
 const MEMORY_MAX: u64 = 1 << 30;
 
+/// A queue, and the cache that is kept with it.
+pub(crate) struct Opened {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) cache: Arc<dyn Cache>,
+}
+
 /// Opens the queue of a configuration.
 ///
 /// # Errors
 /// Where another process has it, it cannot be read, it is of a version that we do not know, or we
 /// are root and it is not root's.
 pub async fn open_store(config: &Config) -> Result<Arc<dyn Store>, ServiceError> {
+    Ok(open(config).await?.store)
+}
+
+/// A cache that is gone at the end.
+pub(super) fn memory_cache() -> Arc<dyn Cache> {
+    Arc::new(MemCache::default())
+}
+
+/// As [`open_store`], with the cache.
+pub(crate) async fn open(config: &Config) -> Result<Opened, ServiceError> {
     match config.queue.store {
         StoreKind::Memory => {
             warn!("the queue is in memory: all mail in it is lost at a stop");
-            Ok(Arc::new(MemStore::new(MEMORY_MAX)))
+            Ok(Opened {
+                store: Arc::new(MemStore::new(MEMORY_MAX)),
+                cache: memory_cache(),
+            })
         }
         StoreKind::Local | StoreKind::Postgres => {
             may_open(&config.queue.path, geteuid())?;
@@ -42,7 +62,10 @@ pub async fn open_store(config: &Config) -> Result<Arc<dyn Store>, ServiceError>
             for damage in &report.damage {
                 error!(%damage, "the queue was damaged");
             }
-            Ok(Arc::new(store))
+            Ok(Opened {
+                cache: store.cache(),
+                store: Arc::new(store),
+            })
         }
     }
 }

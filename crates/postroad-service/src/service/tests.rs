@@ -191,3 +191,75 @@ async fn what_cannot_be_had_is_named_with_its_key() {
     let text = error(good).await;
     assert!(text.contains("c.toml:5: admin.socket: "), "{text}");
 }
+
+#[tokio::test]
+async fn aliases_and_their_domains_follow_a_reload() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = directory.path();
+    std::fs::write(at.join("old.txt"), "bob@old.test box@m.test\n").unwrap();
+    std::fs::write(at.join("new.txt"), "bob@new.test box@m.test\n").unwrap();
+    std::fs::write(at.join("bad.txt"), "bob@new.test\n").unwrap();
+    let configure = |table: &str, domain: &str| {
+        let text = format!(
+            "[relay]\ntrusted_networks = []\n[[listener]]\nservice = \"relay\"\nbind = [\"127.0.0.1:0\"]\ntls = \"none\"\n[[alias]]\ntable = \"{table}\"\ndomains = [\"{domain}\"]\n[[route]]\nvia = \"discard\"\n"
+        );
+        configuration(at, &text)
+    };
+    let path = configure("old.txt", "old.test");
+    let running = Running::start(service(&path)).await.unwrap();
+    let address = running.addresses[0];
+    let said = async |to: &str| {
+        let mut client = connect(address).await;
+        let lines = [
+            "EHLO c.test",
+            "MAIL FROM:<a@b.test>",
+            &format!("RCPT TO:<{to}>"),
+        ];
+        talk(&mut client, &lines).await
+    };
+    for (to, reply) in [
+        ("bob@old.test", "250 2.1.5"),
+        ("eve@old.test", "550 5.1.1"),
+        ("bob@new.test", "550 5.7.1"),
+    ] {
+        let said = said(to).await;
+        assert!(said.starts_with(reply), "{to}: {said}");
+    }
+    configure("bad.txt", "new.test");
+    let error = running.try_reload().unwrap_err().to_string();
+    assert!(
+        error.contains("alias.table: ") && error.contains("bad.txt:1: "),
+        "{error}"
+    );
+    assert!(said("bob@old.test").await.starts_with("250 "));
+    configure("new.txt", "new.test");
+    assert!(running.try_reload().unwrap().is_empty());
+    for (to, reply) in [
+        ("bob@new.test", "250 2.1.5"),
+        ("eve@new.test", "550 5.1.1"),
+        ("bob@old.test", "550 5.7.1"),
+    ] {
+        let said = said(to).await;
+        assert!(said.starts_with(reply), "{to}: {said}");
+    }
+    // Who asks the running service is told the new ones.
+    let loaded = load(&path).unwrap();
+    let request = crate::explain::ExplainRequest {
+        recipient: "bob@new.test".parse().unwrap(),
+        sender: postroad_mail::ReversePath::Null,
+        user: None,
+        network: None,
+        connect: false,
+    };
+    let explained = crate::explain::ask(&loaded, &request).await.unwrap();
+    assert!(explained.running && explained.deliverable, "{explained:?}");
+    assert_eq!(explained.members[0].address, "box@m.test");
+    assert!(
+        explained.explanations[0]
+            .chosen_by
+            .as_deref()
+            .unwrap()
+            .ends_with("[[route]] 1")
+    );
+    running.stop().await;
+}

@@ -125,7 +125,7 @@ impl World {
 
     /// What could not be read when it was claimed is due later; that is not written down.
     fn put_off(&mut self) {
-        for (due, id, lane) in self.due() {
+        for (due, id, lane, _) in self.due() {
             let job = self.store().inner().table().job(id, &Lane::new(&lane));
             let Some(job) = job.filter(|job| job.scheduled > due) else {
                 continue;
@@ -143,34 +143,40 @@ impl World {
         }
     }
 
-    /// Those were claimed that are due, the first of each lane, as many as may be.
+    /// Those were claimed that are due, as many as may be: of each lane the first of those that
+    /// were tried before, and of the others.
     fn compare(&self, claims: &[Claimed], full: bool, per_lane: usize) {
         let due = self.due();
-        let mut lanes: BTreeSet<&str> = due.iter().map(|(_, _, lane)| lane.as_str()).collect();
+        let mut lanes: BTreeSet<&str> = due.iter().map(|(.., lane, _)| lane.as_str()).collect();
         lanes.extend(claims.iter().map(|claimed| claimed.lease.lane.as_str()));
         for lane in lanes {
             let flying = self.claims.iter();
             let flying = flying.filter(|held| held.claimed.lease.lane.as_str() == lane);
             let room = per_lane.saturating_sub(flying.count());
-            let first = due.iter().filter(|(_, _, of)| of == lane);
-            let mut first: Vec<QueueId> = first.take(room).map(|(_, id, _)| *id).collect();
-            let found = claims.iter().filter(|c| c.lease.lane.as_str() == lane);
-            let found: Vec<QueueId> = found.map(|claimed| claimed.lease.id).collect();
-            assert!(full || found.len() == first.len(), "{lane}");
-            first.truncate(found.len());
-            assert_eq!(found, first, "{lane}");
+            let of_lane = || claims.iter().filter(|c| c.lease.lane.as_str() == lane);
+            let there = due.iter().filter(|(.., of, _)| of == lane).count();
+            assert!(full || of_lane().count() == there.min(room), "{lane}");
+            for tried in [false, true] {
+                let found = of_lane().filter(|c| (c.attempts > 0) == tried);
+                let found: Vec<QueueId> = found.map(|claimed| claimed.lease.id).collect();
+                let first = due
+                    .iter()
+                    .filter(|(.., of, was)| of == lane && *was == tried);
+                let first = first.map(|(_, id, ..)| *id).take(found.len());
+                assert_eq!(found, first.collect::<Vec<_>>(), "{lane}, tried: {tried}");
+            }
         }
     }
 
-    /// What may be claimed now, in order.
-    fn due(&self) -> Vec<(Timestamp, QueueId, String)> {
+    /// What may be claimed now, in order, and whether it was tried before.
+    fn due(&self) -> Vec<(Timestamp, QueueId, String, bool)> {
         let mut due = Vec::new();
         for (id, message) in self.model.messages.iter().filter(|(_, m)| m.live) {
             let state = message.now();
             let jobs = state.lanes.iter().filter(|_| !state.held);
             for job in jobs.filter(|job| job.due <= self.now) {
                 if !self.is_leased(*id, &job.name) {
-                    due.push((job.due, *id, job.name.clone()));
+                    due.push((job.due, *id, job.name.clone(), job.attempts > 0));
                 }
             }
         }

@@ -101,27 +101,31 @@ pub(crate) fn keeps(path: &Path, mut model: Model) -> Result<(), String> {
 /// A store that was opened after a crash is used, and opened once more.
 async fn goes_on(store: LocalStore, model: &Model, path: &Path) -> Result<(), String> {
     let far = START + Duration::from_secs(1_000_000);
-    let mut due: Vec<(Timestamp, QueueId, String)> = Vec::new();
+    let mut due: Vec<(Timestamp, QueueId, String, bool)> = Vec::new();
     let mut left: Vec<QueueId> = Vec::new();
     for (id, message) in &model.messages {
         if message.base.held {
             left.push(*id);
         } else {
             let jobs = message.base.lanes.iter();
-            due.extend(jobs.map(|job| (job.due, *id, job.name.clone())));
+            due.extend(jobs.map(|job| (job.due, *id, job.name.clone(), job.attempts > 0)));
         }
     }
     due.sort();
     let claims = store.claim(far, &request(1000, 1000)).await;
     let claims = claims.map_err(|error| error.to_string())?;
-    let mut lanes: Vec<String> = due.iter().map(|(_, _, lane)| lane.clone()).collect();
+    let mut lanes: Vec<String> = due.iter().map(|due| due.2.clone()).collect();
     lanes.sort();
     lanes.dedup();
-    for lane in &lanes {
+    // What was tried before is in an order of its own.
+    for (lane, tried) in lanes.iter().flat_map(|lane| [(lane, false), (lane, true)]) {
         let of = claims.iter().filter(|c| c.lease.lane.as_str() == lane);
+        let of = of.filter(|c| (c.attempts > 0) == tried);
         let found: Vec<QueueId> = of.map(|claimed| claimed.lease.id).collect();
-        let should = due.iter().filter(|(_, _, of)| of == lane);
-        if !should.map(|(_, id, _)| *id).eq(found.iter().copied()) {
+        let should = due
+            .iter()
+            .filter(|(.., of, was)| of == lane && *was == tried);
+        if !should.map(|(_, id, ..)| *id).eq(found.iter().copied()) {
             return Err(format!("in {lane} come {found:?}, of {due:?}"));
         }
     }

@@ -184,7 +184,7 @@ pub(super) async fn export(
 
 /// What is too damaged to be listed is not in an export either.
 async fn warn_of_damage(queue: &Queue) -> anyhow::Result<()> {
-    let damaged = queue.stats().await?.health.damaged;
+    let damaged = queue.stats(0).await?.health.damaged;
     if damaged > 0 {
         writeln!(
             io::stderr(),
@@ -238,7 +238,7 @@ async fn warn_of_twice(queue: &Queue, filter: &Filter) -> anyhow::Result<()> {
     if !queue.is_running() || filter.held == Some(true) {
         return Ok(());
     }
-    let totals = queue.stats().await?.totals;
+    let totals = queue.stats(0).await?.totals;
     let free = totals.messages.saturating_sub(totals.held);
     if free > 0 {
         writeln!(

@@ -3,21 +3,26 @@
 //! Every operation costs the logarithm of the number of jobs in one lane or of the number of
 //! lanes; none walks over either.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+mod known;
+mod order;
+mod rings;
+
+use std::collections::{BTreeSet, HashMap};
 
 use postroad_mail::Timestamp;
 
 use crate::id::QueueId;
-use crate::store::{Lane, LaneSummary};
+use crate::jobs::lanes::known::{Known, Memory};
+use crate::jobs::lanes::order::Order;
+use crate::jobs::lanes::rings::Rings;
+use crate::store::{Lane, LaneState, LaneSummary};
+
+pub(super) use order::Spot;
+pub(super) use rings::Standing;
 
 /// Jobs that a lane may take in one turn, so that its connections are worth opening, and the
 /// other lanes do not wait long.
-const QUANTUM: usize = 4;
-
-/// Every so many turns one goes to the lanes whose last attempt failed; the others to those
-/// whose last attempt did not. Dead destinations so cost a live one a quarter, be they ten
-/// thousand.
-const TROUBLED_EVERY: u32 = 4;
+const QUANTUM: u64 = 4;
 
 /// A lane's number, for as long as it has jobs or is parked.
 pub(super) type LaneNumber = u32;
@@ -31,22 +36,21 @@ pub(super) struct Lanes {
     later: BTreeSet<(Timestamp, LaneNumber)>,
     /// Parked lanes without jobs, by the end of their parking.
     idle: BTreeSet<(Timestamp, LaneNumber)>,
-    /// Lanes whose turn has come, each once; what is no longer true of one is found at its turn.
-    healthy: VecDeque<LaneNumber>,
-    troubled: VecDeque<LaneNumber>,
-    turns: u32,
+    /// Lanes whose turn has come; what is no longer true of one is found at its turn.
+    rings: Rings,
+    known: Known,
     cap: u64,
 }
 
 #[derive(Debug)]
 struct Slot {
     name: Lane,
-    due: BTreeSet<(Timestamp, QueueId)>,
+    order: Order,
     waiting: u64,
     in_flight: u64,
     parked: Option<Timestamp>,
     limit: Option<u64>,
-    troubled: bool,
+    standing: Standing,
     place: Place,
 }
 
@@ -63,7 +67,7 @@ enum Place {
     None,
     Later(Timestamp),
     Idle(Timestamp),
-    Ring,
+    Ring(u64),
 }
 
 impl Lanes {
@@ -72,14 +76,15 @@ impl Lanes {
         if let Some(&number) = self.numbers.get(lane) {
             return number;
         }
+        let Memory { standing, limit } = self.known.take(lane);
         let slot = Slot {
             name: lane.clone(),
-            due: BTreeSet::new(),
+            order: Order::default(),
             waiting: 0,
             in_flight: 0,
             parked: None,
-            limit: None,
-            troubled: false,
+            limit,
+            standing,
             place: Place::None,
         };
         let number = match self.free.pop() {
@@ -99,9 +104,7 @@ impl Lanes {
     /// Takes no more memory than it needs.
     pub(super) fn shrink(&mut self) {
         for slot in self.slots.iter_mut().flatten() {
-            if let Some(last) = slot.due.pop_last() {
-                slot.due.append(&mut BTreeSet::from([last]));
-            }
+            slot.order.shrink();
         }
     }
 
@@ -116,32 +119,32 @@ impl Lanes {
     }
 
     /// A job comes to a lane; in its order, unless it is held.
-    pub(super) fn add(&mut self, number: LaneNumber, id: QueueId, due: Option<Timestamp>) {
+    pub(super) fn add(&mut self, number: LaneNumber, id: QueueId, spot: Option<Spot>) {
         if let Some(slot) = self.slot_mut(number) {
             slot.waiting += 1;
-            if let Some(due) = due {
-                slot.due.insert((due, id));
+            if let Some(spot) = spot {
+                slot.order.insert(spot, id);
             }
         }
         self.settle(number, None);
     }
 
     /// A job that is not under lease leaves its lane.
-    pub(super) fn remove(&mut self, number: LaneNumber, id: QueueId, due: Timestamp) {
+    pub(super) fn remove(&mut self, number: LaneNumber, id: QueueId, spot: Spot) {
         if let Some(slot) = self.slot_mut(number) {
             slot.waiting = slot.waiting.saturating_sub(1);
-            slot.due.remove(&(due, id));
+            slot.order.remove(spot, id);
         }
         self.settle(number, None);
     }
 
     /// A job that is not under lease is put into the order, or out of it.
-    pub(super) fn order(&mut self, number: LaneNumber, id: QueueId, due: Timestamp, into: bool) {
+    pub(super) fn order(&mut self, number: LaneNumber, id: QueueId, spot: Spot, into: bool) {
         if let Some(slot) = self.slot_mut(number) {
             if into {
-                slot.due.insert((due, id));
+                slot.order.insert(spot, id);
             } else {
-                slot.due.remove(&(due, id));
+                slot.order.remove(spot, id);
             }
         }
         self.settle(number, None);
@@ -152,24 +155,43 @@ impl Lanes {
         &mut self,
         number: LaneNumber,
         id: QueueId,
-        waits: Option<Option<Timestamp>>,
+        waits: Option<Option<Spot>>,
     ) {
         if let Some(slot) = self.slot_mut(number) {
-            slot.in_flight = slot.in_flight.saturating_sub(1);
-            if let Some(due) = waits {
+            let standing = slot.standing;
+            let ended = slot.in_flight.min(1);
+            slot.in_flight -= ended;
+            if let Some(spot) = waits {
                 slot.waiting += 1;
-                if let Some(due) = due {
-                    slot.due.insert((due, id));
+                if let Some(spot) = spot {
+                    slot.order.insert(spot, id);
                 }
             }
+            self.rings.ended(standing, ended);
         }
         self.settle(number, None);
     }
 
     /// How the last attempt in a lane went.
     pub(super) fn went(&mut self, number: LaneNumber, well: bool) {
-        if let Some(slot) = self.slot_mut(number) {
-            slot.troubled = !well;
+        let standing = if well {
+            Standing::Proven
+        } else {
+            Standing::Troubled
+        };
+        let Some(slot) = self.slot_mut(number) else {
+            return;
+        };
+        let before = std::mem::replace(&mut slot.standing, standing);
+        let (in_flight, place) = (slot.in_flight, slot.place);
+        if before == standing {
+            return;
+        }
+        self.rings.ended(before, in_flight);
+        self.rings.began(standing, in_flight);
+        if let Place::Ring(place) = place {
+            self.rings.remove(before, place, number);
+            self.ring(number);
         }
     }
 
@@ -181,12 +203,16 @@ impl Lanes {
         self.settle(number, None);
     }
 
-    /// At most so many of a lane in flight.
-    pub(super) fn limit(&mut self, number: LaneNumber, at_once: Option<usize>) {
+    /// At most so many of a lane in flight. Whether that is more than before.
+    pub(super) fn limit(&mut self, number: LaneNumber, at_once: Option<usize>) -> bool {
+        let mut more = false;
         if let Some(slot) = self.slot_mut(number) {
-            slot.limit = at_once.map(|n| u64::try_from(n).unwrap_or(u64::MAX));
+            let at_once = at_once.map(|n| u64::try_from(n).unwrap_or(u64::MAX));
+            let before = std::mem::replace(&mut slot.limit, at_once);
+            more = at_once.unwrap_or(u64::MAX) > before.unwrap_or(u64::MAX);
         }
         self.settle(number, None);
+        more
     }
 
     /// Takes what is due, lane by lane in turn, and counts it as in flight.
@@ -209,17 +235,18 @@ impl Lanes {
         self.ripen(now);
         let mut taken = Vec::new();
         while taken.len() < max {
-            let Some(number) = self.next_turn() else {
+            let room = u64::try_from(max - taken.len()).unwrap_or(u64::MAX);
+            let Some((number, most)) = self.rings.next(room) else {
                 break;
             };
-            self.turn(number, now, max, &mut taken);
+            self.turn(number, now, most.min(QUANTUM), &mut taken);
         }
         taken
     }
 
     /// When [`Lanes::take`] might find something.
     pub(super) fn next_due(&self, now: Timestamp) -> Option<Timestamp> {
-        if self.healthy.is_empty() && self.troubled.is_empty() {
+        if self.rings.is_empty() {
             self.later.first().map(|&(due, _)| due)
         } else {
             Some(now)
@@ -237,8 +264,15 @@ impl Lanes {
                 lane: slot.name.clone(),
                 waiting: slot.waiting,
                 in_flight: slot.in_flight,
-                next_due: slot.due.first().map(|&(due, _)| due),
+                deferred: slot.order.deferred(),
+                next_due: slot.order.next_due(),
                 parked_until: slot.parked,
+                limit: slot.limit,
+                last_attempt: match slot.standing {
+                    Standing::Unproven => None,
+                    Standing::Proven => Some(LaneState::Well),
+                    Standing::Troubled => Some(LaneState::Failed),
+                },
             })
             .collect();
         all.sort_by(|a, b| a.lane.cmp(&b.lane));
@@ -260,32 +294,21 @@ impl Lanes {
     }
 
     fn ring(&mut self, number: LaneNumber) {
-        let Some(slot) = self.slot_mut(number) else {
+        let Some(standing) = self.slot(number).map(|slot| slot.standing) else {
             return;
         };
-        slot.place = Place::Ring;
-        if slot.troubled {
-            self.troubled.push_back(number);
-        } else {
-            self.healthy.push_back(number);
+        let place = Place::Ring(self.rings.push(standing, number));
+        if let Some(slot) = self.slot_mut(number) {
+            slot.place = place;
         }
     }
 
-    fn next_turn(&mut self) -> Option<LaneNumber> {
-        self.turns = self.turns.wrapping_add(1);
-        let (first, second) = if self.turns.is_multiple_of(TROUBLED_EVERY) {
-            (&mut self.troubled, &mut self.healthy)
-        } else {
-            (&mut self.healthy, &mut self.troubled)
-        };
-        first.pop_front().or_else(|| second.pop_front())
-    }
-
+    /// A lane, out of its ring, takes what is due, and no more than so many.
     fn turn(
         &mut self,
         number: LaneNumber,
         now: Timestamp,
-        max: usize,
+        most: u64,
         taken: &mut Vec<(LaneNumber, QueueId)>,
     ) {
         let cap = self.cap;
@@ -296,23 +319,20 @@ impl Lanes {
         if slot.parked.is_some_and(|until| until <= now) {
             slot.parked = None;
         }
+        let standing = slot.standing;
+        let mut began = 0;
         if slot.parked.is_none() {
-            for _ in 0..QUANTUM {
-                if taken.len() >= max || slot.in_flight >= slot.cap(cap) {
-                    break;
-                }
-                let Some(&(due, id)) = slot.due.first() else {
+            while began < most && slot.in_flight < slot.cap(cap) {
+                let Some(id) = slot.order.take(now) else {
                     break;
                 };
-                if due > now {
-                    break;
-                }
-                slot.due.pop_first();
                 slot.waiting = slot.waiting.saturating_sub(1);
                 slot.in_flight += 1;
+                began += 1;
                 taken.push((number, id));
             }
         }
+        self.rings.began(standing, began);
         self.settle(number, Some(now));
     }
 
@@ -323,7 +343,7 @@ impl Lanes {
             return;
         };
         let was = slot.place;
-        if was == Place::Ring {
+        if matches!(was, Place::Ring(_)) {
             return;
         }
         let place = if slot.waiting + slot.in_flight == 0 {
@@ -331,7 +351,7 @@ impl Lanes {
         } else if cap > 0 && slot.in_flight >= slot.cap(cap) {
             Some(Place::None)
         } else {
-            let next = slot.due.first().map(|&(due, _)| due);
+            let next = slot.order.next_due();
             let next = next.map(|due| slot.parked.map_or(due, |until| until.max(due)));
             Some(next.map_or(Place::None, Place::Later))
         };
@@ -343,7 +363,7 @@ impl Lanes {
             Place::Idle(at) => {
                 self.idle.remove(&(at, number));
             }
-            Place::None | Place::Ring => {}
+            Place::None | Place::Ring(_) => {}
         }
         match place {
             Some(Place::Later(at)) if now.is_some_and(|now| at <= now) => self.ring(number),
@@ -353,7 +373,7 @@ impl Lanes {
             Some(Place::Idle(at)) => {
                 self.idle.insert((at, number));
             }
-            Some(Place::None | Place::Ring) => {}
+            Some(Place::None | Place::Ring(_)) => {}
             None => self.forget(number),
         }
     }
@@ -362,6 +382,8 @@ impl Lanes {
         if let Some(slot) = self.place_mut(number).and_then(Option::take) {
             self.numbers.remove(&slot.name);
             self.free.push(number);
+            let (standing, limit) = (slot.standing, slot.limit);
+            self.known.put(slot.name, Memory { standing, limit });
         }
     }
 

@@ -1,0 +1,256 @@
+//! The loop of delivery: claims what is due and starts it, as far as there is room.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use postroad_net::clock;
+use postroad_queue::{ClaimRequest, Claimed, Filter, Lane, Operation, StoreError};
+use tokio::sync::{Notify, Semaphore};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{debug, error, info, warn};
+
+use super::destinations::{Asked, Begun};
+use super::job::JobEnd;
+use super::{Outbound, replies};
+
+/// Jobs claimed at a time, at most.
+const CLAIM_MAX: usize = 64;
+/// How long a claim is ours without renewal: after a crash it is due again then, where a restart does not free it sooner.
+const LEASE: Duration = Duration::from_secs(600);
+/// When a claim is renewed.
+const RENEW: Duration = Duration::from_secs(200);
+/// How long to wait after the store has failed to answer.
+const STORE_PAUSE: Duration = Duration::from_secs(1);
+/// Lanes whose hosts have been found alive, and whose mail is yet to be hastened, at most; more go
+/// by their schedule.
+pub(crate) const REVIVALS_MAX: usize = 1000;
+/// Hastening looks at the whole queue: it takes no more than this part of the time.
+const REVIVAL_PART: u32 = 10;
+
+/// An attempt that counts as under way until it has ended, or this is dropped.
+pub(crate) struct Running {
+    outbound: Arc<Outbound>,
+    lane: Lane,
+    /// None once it has ended.
+    begun: Option<Begun>,
+}
+
+impl Running {
+    /// The attempt is over. This comes before the lease ends: whoever gets the next job of the
+    /// lane finds room for it.
+    pub(crate) fn end(&mut self, end: &JobEnd) {
+        let Some(begun) = self.begun.take() else {
+            return;
+        };
+        let (outbound, lane) = (&self.outbound, &self.lane);
+        outbound.slots().give(begun.standing);
+        if end.is_withdrawn {
+            return;
+        }
+        let now = outbound.clock.now();
+        let error = end.error.as_deref();
+        let mut known = outbound.known();
+        let tell = known.end(lane, &begun, end.destination, error, now);
+        drop(known);
+        outbound.tell(lane, tell);
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.end(&JobEnd::default());
+    }
+}
+
+impl Outbound {
+    /// Delivers until the shutdown, then lets attempts finish for `drain` at most. What does not
+    /// finish is tried again by the next process.
+    pub async fn run(self: Arc<Self>, shutdown: CancellationToken, drain: Duration) {
+        let due = Arc::new(Notify::new());
+        let wake = Arc::clone(&due);
+        self.store.on_due(Arc::new(move || wake.notify_one()));
+        let room = Arc::new(Semaphore::new(self.settings.load().config.concurrency));
+        let jobs = TaskTracker::new();
+        let mut reviving = std::pin::pin!(self.reviving());
+        while !shutdown.is_cancelled() {
+            let started = self.start_jobs(&room, &jobs).await;
+            if started > 0 {
+                continue;
+            }
+            let now = self.clock.now();
+            let wait = self
+                .store
+                .next_due(now)
+                .map_or(Duration::MAX, |at| at.since(now));
+            // What is due and was not claimed waits for others of its lane to end, which is told.
+            let wait = if wait.is_zero() || room.available_permits() == 0 {
+                STORE_PAUSE
+            } else {
+                wait
+            };
+            tokio::select! {
+                () = shutdown.cancelled() => {}
+                () = due.notified() => {}
+                () = self.ended.notified() => {}
+                () = tokio::time::sleep(wait.min(Duration::from_secs(3600))) => {}
+                () = self.pool.expire() => {}
+                () = &mut reviving => {}
+            }
+        }
+        jobs.close();
+        if tokio::time::timeout(drain, jobs.wait()).await.is_err() {
+            warn!(
+                jobs = jobs.len(),
+                "deliveries cut off at the end of the time to finish; they will be tried again"
+            );
+        }
+        // With what came of the last ones.
+        if let Some(books) = &self.books {
+            books.save();
+        }
+        self.pool.close().await;
+    }
+
+    async fn start_jobs(self: &Arc<Self>, room: &Arc<Semaphore>, jobs: &TaskTracker) -> usize {
+        let max = room.available_permits().min(CLAIM_MAX);
+        if max == 0 {
+            return 0;
+        }
+        let per_lane = self.settings.load().config.per_destination;
+        let request = ClaimRequest {
+            max,
+            per_lane,
+            lease: LEASE,
+        };
+        let claimed = match self.store.claim(self.clock.now(), &request).await {
+            Ok(claimed) => claimed,
+            Err(error) => {
+                error!(%error, "nothing can be claimed from the queue");
+                tokio::time::sleep(STORE_PAUSE).await;
+                return 0;
+            }
+        };
+        let mut started = 0;
+        for job in claimed {
+            let Some(running) = self.admit(&job, per_lane) else {
+                self.return_claim(&job.lease, None).await;
+                continue;
+            };
+            let Ok(permit) = Arc::clone(room).try_acquire_owned() else {
+                break;
+            };
+            started += 1;
+            jobs.spawn(async move {
+                let outbound = Arc::clone(&running.outbound);
+                outbound.work(job, running).await;
+                drop(permit);
+                outbound.ended.notify_one();
+            });
+        }
+        if started == 0 {
+            // Whatever keeps them from being started may have to run first.
+            tokio::task::yield_now().await;
+        }
+        started
+    }
+
+    /// Whether an attempt may begin now. Where it may not, the store knows when to offer more of
+    /// its lane.
+    fn admit(self: &Arc<Self>, job: &Claimed, per_lane: usize) -> Option<Running> {
+        let now = self.clock.now();
+        let lane = &job.lease.lane;
+        let (asked, tell) = self.known().begin(lane, per_lane, now);
+        self.tell(lane, tell);
+        let Asked::Begun(begun) = asked else {
+            return None;
+        };
+        let Err(turn) = self.slots().take(begun.standing, now) else {
+            return Some(Running {
+                outbound: Arc::clone(self),
+                lane: lane.clone(),
+                begun: Some(begun),
+            });
+        };
+        let mut destinations = self.known();
+        destinations.withdraw(lane);
+        let until = destinations.throttled(lane, now).unwrap_or(turn);
+        let why = "places are kept for destinations that do well".to_owned();
+        destinations.throttle(lane, until, why);
+        drop(destinations);
+        self.store.park(lane, until);
+        None
+    }
+
+    /// One job, its lease renewed while it runs.
+    async fn work(&self, job: Claimed, mut running: Running) {
+        let lease = job.lease.clone();
+        let mut job = std::pin::pin!(self.run_job(job, Some(&mut running)));
+        loop {
+            tokio::select! {
+                () = &mut job => return,
+                () = tokio::time::sleep(RENEW) => {
+                    match self.store.renew(self.clock.now(), &lease, LEASE).await {
+                        Ok(()) => {}
+                        // Somebody else has it, or will: two must not send the same.
+                        Err(error @ StoreError::LeaseLost(_)) => {
+                            warn!(queue_id = %lease.id, lane = %lease.lane, %error, "an attempt is given up");
+                            return;
+                        }
+                        Err(error) => {
+                            warn!(queue_id = %lease.id, lane = %lease.lane, %error, "a job's lease cannot be renewed");
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Tells the store how many jobs of a lane it may hand out.
+    pub(crate) fn tell(&self, lane: &Lane, limit: Option<usize>) {
+        if limit.is_some() {
+            self.store.limit(lane, limit);
+        }
+    }
+
+    /// A lane's host lives: what waits only for that is to be due now.
+    pub(crate) fn revive(&self, lane: &Lane) {
+        let (is_waiting, tell) = self.known().revive(lane);
+        self.tell(lane, tell);
+        if is_waiting && self.revivals.push(lane.clone()) {
+            self.revived.notify_one();
+        }
+    }
+
+    /// Makes the mail of lanes due whose hosts have been found alive, one lane after the other.
+    /// Never ends.
+    async fn reviving(&self) {
+        loop {
+            while let Some(lane) = self.revivals.pop() {
+                let began = clock::instant();
+                self.hasten(&lane).await;
+                let took = clock::instant().duration_since(began);
+                tokio::time::sleep(took * (REVIVAL_PART - 1)).await;
+            }
+            self.revived.notified().await;
+        }
+    }
+
+    /// Those of a lane who were put off because no host could be reached are due now.
+    async fn hasten(&self, lane: &Lane) {
+        let status = replies::UNCONNECTED.to_string();
+        let code = status.split_inclusive(' ').take(2).collect::<String>();
+        let filter = Filter {
+            lane: Some(lane.as_str().to_owned()),
+            reason: Some(code),
+            held: Some(false),
+            ..Filter::default()
+        };
+        let retry = Operation::Retry;
+        match self.store.operate(self.clock.now(), retry, &filter).await {
+            Ok(0) => {}
+            Ok(messages) => info!(%lane, messages, "a dead host lives again: its mail is due now"),
+            Err(error) => debug!(%lane, %error, "the mail of a host that lives again waits"),
+        }
+    }
+}
