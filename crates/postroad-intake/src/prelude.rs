@@ -28,6 +28,8 @@ use crate::preview::{AliasPreview, Expansion, Member};
 pub const EXPANDED_MAX: usize = 10_000;
 /// Aliases of one message, and members of each, that the history names.
 const NAMED_MAX: usize = 100;
+/// Octets of all that, at most.
+const NAMED_OCTETS: usize = 64 << 10;
 
 /// What was found out about a transaction before its content came.
 #[derive(Clone, Debug, Default)]
@@ -50,6 +52,16 @@ pub(crate) struct Expanded {
     pub(crate) told: Vec<Told>,
     /// For the history: `list@example.org -> a@b, c@d`.
     pub(crate) named: Vec<String>,
+}
+
+impl Expanded {
+    /// Remembers a line, as far as there is room.
+    fn name(&mut self, line: String) {
+        let octets: usize = self.named.iter().map(String::len).sum();
+        if self.named.len() < NAMED_MAX && octets + line.len() <= NAMED_OCTETS {
+            self.named.push(line);
+        }
+    }
 }
 
 impl Prelude {
@@ -142,9 +154,7 @@ impl Prelude {
                     all.push(stands_for(recipient, member, members.len() == 1, notices));
                 }
             }
-            if expanded.named.len() < NAMED_MAX {
-                expanded.named.push(line(&recipient.address, members));
-            }
+            expanded.name(line(&recipient.address, members));
             if notices && recipient.notify().success {
                 let told = told(recipient, members);
                 expanded.told.extend(told);

@@ -100,3 +100,47 @@ impl Resolve for ByDns {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use postroad_mail::replies;
+    use postroad_routing::{HopPlan, Host, PlanError};
+
+    struct One;
+
+    impl MxLookup for One {
+        fn mx<'a>(&'a self, _: &'a Domain, _: u64) -> BoxFuture<'a, Result<HopPlan, PlanError>> {
+            unreachable!("a policy host is found by its addresses")
+        }
+
+        fn host<'a>(
+            &'a self,
+            name: &'a Domain,
+            port: u16,
+        ) -> BoxFuture<'a, Result<HopPlan, PlanError>> {
+            assert_eq!(port, HTTPS);
+            let found = if name.ascii() == "mta-sts.d.test" {
+                Ok(HopPlan::of(vec![Host {
+                    name: name.clone(),
+                    preference: None,
+                    addresses: vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()],
+                    ttl: None,
+                }]))
+            } else {
+                Err(PlanError::Temporary(replies::LOOKUP_FAILED))
+            };
+            Box::pin(std::future::ready(found))
+        }
+    }
+
+    #[tokio::test]
+    async fn policy_hosts_are_found_by_the_dns_of_mail() {
+        let dns = ByDns(Arc::new(One));
+        let found = dns.resolve("mta-sts.d.test").await.unwrap();
+        let shown: Vec<_> = found.iter().map(ToString::to_string).collect();
+        assert_eq!(shown, ["192.0.2.1:0", "[2001:db8::1]:0"]);
+        assert!(dns.resolve("mta-sts.other.test").await.is_err());
+        assert!(dns.resolve("no host").await.is_err());
+    }
+}

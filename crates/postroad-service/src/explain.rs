@@ -158,6 +158,11 @@ impl Known {
             Ok(Expanded::NotAnAlias) => {
                 Ok(instead.map(|one| vec![of(one.clone(), request.sender.clone())]))
             }
+            Ok(Expanded::Unknown) if recipient.local_part().is_postmaster() => {
+                let instead = self.postmaster.clone().into_iter();
+                let instead = instead.map(|one| of(one, request.sender.clone()));
+                Ok(self.postmaster.is_some().then(|| instead.collect()))
+            }
             Ok(Expanded::Unknown) => Err(format!(
                 "refused: 550 5.1.1: {} has aliases only, and this is none",
                 recipient.domain()

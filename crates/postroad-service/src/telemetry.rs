@@ -68,14 +68,29 @@ pub(crate) fn filter(text: &str) -> Result<EnvFilter, FilterError> {
 }
 
 /// Whoever asks for `debug` wants ours, not every page that the index reads, or every TLS record.
+/// hickory warns of every answer that DNSSEC does not vouch for, with all of it: what follows from
+/// that is told by us.
 fn quiet(text: &str) -> String {
-    const LOUD: [&str; 2] = ["sled", "rustls"];
+    const LOUD: [(&str, &str); 5] = [
+        ("sled", "warn"),
+        ("rustls", "warn"),
+        ("hickory_net", "error"),
+        ("hickory_proto", "error"),
+        ("hickory_resolver", "error"),
+    ];
     let parts = || text.split(',').map(str::trim);
-    let more_than_warnings =
-        parts().any(|part| ["info", "debug", "trace"].contains(&&*part.to_ascii_lowercase()));
+    let all = |levels: &[&str]| parts().any(|part| levels.contains(&&*part.to_ascii_lowercase()));
+    let more_than_warnings = all(&["info", "debug", "trace"]);
+    let more_than_errors = more_than_warnings || all(&["warn"]);
     LOUD.into_iter()
-        .filter(|name| more_than_warnings && !parts().any(|part| part.starts_with(name)))
-        .fold(String::new(), |quiet, name| quiet + "," + name + "=warn")
+        .filter(|(_, level)| match *level {
+            "error" => more_than_errors,
+            _ => more_than_warnings,
+        })
+        .filter(|(name, _)| !parts().any(|part| part.starts_with(name)))
+        .fold(String::new(), |quiet, (name, level)| {
+            quiet + "," + name + "=" + level
+        })
 }
 
 #[cfg(test)]
@@ -100,14 +115,23 @@ mod tests {
 
     #[test]
     fn libraries_are_quiet_unless_named() {
+        const DNS: &str = ",hickory_net=error,hickory_proto=error,hickory_resolver=error";
         for (text, added) in [
-            ("debug", ",sled=warn,rustls=warn"),
-            ("INFO,postroad_mta=debug", ",sled=warn,rustls=warn"),
-            ("trace,rustls=debug", ",sled=warn"),
-            ("debug,sled::pagecache=trace,rustls=info", ""),
-            ("warn", ""),
-            ("off", ""),
-            ("postroad_mta=debug", ""),
+            ("debug", [",sled=warn,rustls=warn", DNS].concat()),
+            (
+                "INFO,postroad_mta=debug",
+                [",sled=warn,rustls=warn", DNS].concat(),
+            ),
+            ("trace,rustls=debug", [",sled=warn", DNS].concat()),
+            ("debug,sled::pagecache=trace,rustls=info", DNS.to_owned()),
+            ("warn", DNS.to_owned()),
+            (
+                "warn,hickory_proto=info",
+                ",hickory_net=error,hickory_resolver=error".to_owned(),
+            ),
+            ("error", String::new()),
+            ("off", String::new()),
+            ("postroad_mta=debug", String::new()),
         ] {
             assert_eq!(quiet(text), added, "{text}");
             assert!(filter(text).is_ok(), "{text}");

@@ -63,8 +63,20 @@ pub(crate) async fn run(rows: &[Row], hasty: bool) -> Vec<String> {
             cases.push(case(&world, row, with_second, port, &identity).await);
         }
     }
-    world.run();
+    let mut faults = once(&mut world, &mut cases).await;
+    for case in &cases {
+        case.first.follow(well(case.row));
+    }
+    faults.extend(until_empty(&mut world).await);
+    faults.extend(cases.iter().flat_map(copies));
+    faults.extend(notices(&sender, &cases));
+    faults
+}
+
+/// The first attempts, to the last goodbye.
+async fn once(world: &mut World, cases: &mut [Case<'_>]) -> Vec<String> {
     let mut faults = Vec::new();
+    world.run();
     // What came first has been refused; now comes what the row is about.
     let came_first = |case: &&mut Case<'_>| case.row.conditions.has("after");
     for case in cases.iter_mut().filter(came_first) {
@@ -75,48 +87,36 @@ pub(crate) async fn run(rows: &[Row], hasty: bool) -> Vec<String> {
         }
         case.id = world.send(&case.to(), &case.row.conditions).await;
     }
-    if !world
-        .store
-        .until(PATIENCE, |store| all_tried(store, &cases))
-        .await
-    {
+    let tried = |store: &Watched| all_tried(store, cases);
+    if !world.store.until(PATIENCE, tried).await {
         faults.push("not all was tried in time".to_owned());
     }
-    for case in &cases {
-        faults.extend(first_attempt(&world, case).await);
+    for case in &*cases {
+        faults.extend(first_attempt(world, case).await);
     }
     // Hosts are told goodbye; only then can all rules have come to pass.
     world.restart().await;
-    for case in &cases {
-        let wrong = case.first.wrong_rules();
-        faults.extend(
-            wrong
-                .iter()
-                .map(|rule| case.fault(&format!("the rule {rule:?}"))),
-        );
+    for case in &*cases {
+        let wrong = case.first.wrong_rules().into_iter();
+        faults.extend(wrong.map(|rule| case.fault(&format!("the rule {rule:?}"))));
     }
-    for case in &cases {
-        case.first.follow(well(case.row));
-    }
-    world.restart().await;
-    let everything = Filter::default();
-    world
-        .store
-        .operate(SystemClock.now(), Operation::Retry, &everything)
-        .await
-        .unwrap();
-    let ended = world
-        .store
-        .until(PATIENCE, |store| store.totals().messages == 0)
-        .await;
-    if !ended {
-        let left = world.store.page(&everything, None, 1000).await.unwrap();
-        let left = left.iter().flat_map(|m| &m.recipients);
-        faults.extend(left.map(|r| format!("still there: {} {:?}", r.address, r.last)));
-    }
-    faults.extend(cases.iter().flat_map(copies));
-    faults.extend(notices(&sender, &cases));
     faults
+}
+
+/// Tries again what waits, by a role that remembers no host, until nothing does.
+async fn until_empty(world: &mut World) -> Vec<String> {
+    world.restart().await;
+    let (store, everything) = (&world.store, Filter::default());
+    let now = SystemClock.now();
+    let retried = store.operate(now, Operation::Retry, &everything).await;
+    retried.unwrap();
+    if store.until(PATIENCE, |s| s.totals().messages == 0).await {
+        return Vec::new();
+    }
+    let left = store.page(&everything, None, 1000).await.unwrap();
+    let left = left.iter().flat_map(|m| &m.recipients);
+    left.map(|r| format!("still there: {} {:?}", r.address, r.last))
+        .collect()
 }
 
 /// A host that does what it should.

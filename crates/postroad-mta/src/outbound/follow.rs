@@ -35,9 +35,11 @@ impl Outbound {
             Destination::Maildir(directory) => self.maildir(work, directory, recipients).await,
             Destination::Discard => {
                 let outcome = Outcome::Delivered(self.own(replies::DISCARDED));
+                work.destination = Verdict::Well;
                 work.set_all(recipients, &outcome);
             }
             Destination::Reject(reply) => {
+                work.destination = Verdict::Well;
                 work.set_all(recipients, &Outcome::Failed(self.own(reply.clone())));
             }
             Destination::Defer(reply) => {
@@ -198,11 +200,13 @@ impl Outbound {
             let shown = format!("maildir:{}", directory.display());
             let outcome = match delivering.await {
                 Ok(file) => {
+                    work.destination = work.destination.and(Verdict::Well);
                     self.maildir_delivered(&file, &from.to_string(), &address.to_string());
                     Outcome::Delivered(self.own_at(shown, replies::DELIVERED))
                 }
                 Err(error) => {
                     let unread = pieces.failure();
+                    work.destination = work.destination.and(Verdict::Failed);
                     warn!(queue_id = %job.message.id, directory = %directory.display(), %error, unread, "a Maildir delivery failed");
                     Outcome::Deferred(self.own_at(shown, replies::MAILBOX_FAILED))
                 }

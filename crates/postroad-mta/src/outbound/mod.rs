@@ -5,7 +5,7 @@
 //! | the loop: what is claimed, and started | `run` |
 //! | how many attempts a destination bears | `destinations`, `window` |
 //! | who gets the places for attempts | `slots` |
-//! | rates of routes | `rates` |
+//! | limits of routes | `limits`, `rates` |
 //! | which hosts are dead | `hosts` |
 //! | one job: routes, limits, record | `job` |
 //! | where a route leads | `follow` |
@@ -14,6 +14,7 @@
 //! | transactions | `send` |
 //! | what a failure means | `table`, `classify` |
 //! | what the history is told | `trail`, `chronicle` |
+//! | what is told of destinations, and of how mail would travel | `views`, `explain` |
 
 mod attempt;
 mod budget;
@@ -30,6 +31,7 @@ mod follow;
 mod hosts;
 mod job;
 mod lanes;
+mod limits;
 mod maildir;
 mod pool;
 mod rates;

@@ -7,7 +7,7 @@ use postroad_intake::{AliasPreview, Expansion, Member};
 use postroad_mail::{Address, Domain, Ret};
 use postroad_queue::BoxFuture;
 
-use crate::hop::{Act, Hop, Tls};
+use crate::hop::{Act, At, Hop, Tls};
 use crate::kit::World;
 
 /// Who looks after the list is an alias too.
@@ -31,21 +31,26 @@ impl AliasPreview for Owners {
     }
 }
 
-#[tokio::test]
-async fn each_reverse_path_has_its_own_transaction_and_its_own_notice() {
-    let world = World::with(postroad_routing::SharedRouter::default(), |config| {
+async fn with_owners() -> World {
+    World::with(postroad_routing::SharedRouter::default(), |config| {
         config.aliases = Arc::new(Owners);
     })
-    .await;
+    .await
+}
+
+fn some_are_unknown(command: &str, _: At) -> Act {
+    if command.starts_with("RCPT TO:<bob") || command.starts_with("RCPT TO:<carl") {
+        Act::Say("550 5.1.1 nobody of that name")
+    } else {
+        Act::Usual
+    }
+}
+
+#[tokio::test]
+async fn each_reverse_path_has_its_own_transaction_and_its_own_notice() {
+    let world = with_owners().await;
     let sender = Hop::with(world.port, &[], Tls::None, |_, _| Act::Usual).await;
-    let far = Hop::with(world.port, &["DSN"], Tls::None, |command, _| {
-        if command.starts_with("RCPT TO:<bob") || command.starts_with("RCPT TO:<carl") {
-            Act::Say("550 5.1.1 nobody of that name")
-        } else {
-            Act::Usual
-        }
-    })
-    .await;
+    let far = Hop::with(world.port, &["DSN"], Tls::None, some_are_unknown).await;
     world.mx("s.test", &[("mx.s.test", &[sender.address.ip()])]);
     world.mx("far.test", &[("mx.far.test", &[far.address.ip()])]);
     let to = [
@@ -77,7 +82,7 @@ async fn each_reverse_path_has_its_own_transaction_and_its_own_notice() {
         .map(|taken| format!("{} {}", taken.mail, taken.rcpt.join(" ")))
         .collect();
     sent.sort();
-    assert_eq!(sent.len(), 2, "{sent:?}");
+    assert_eq!(sent.len(), 2);
     assert!(
         sent[0].starts_with("MAIL FROM:<me@s.test> RET=HDRS ENVID=E1"),
         "{sent:?}"

@@ -277,3 +277,71 @@ async fn connections_are_used_again_within_limits() {
         assert_eq!(world.net.seen(1).open, 0);
     }
 }
+
+/// The same on several threads and in real time: nothing is sent twice, nothing stays.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn many_at_once_on_several_threads() {
+    const ALL: Range<u32> = 1..21;
+    const EACH: usize = 100;
+    let world = World::new(SharedRouter::default(), |config| config.concurrency = 50);
+    for n in ALL {
+        world.net.set(n, WELL);
+    }
+    world.run();
+    for m in 0..EACH {
+        for n in ALL {
+            world.send(&format!("s{m}@s.test"), n).await;
+        }
+    }
+    let done = || world.store.totals().messages == 0;
+    world.until(MINUTE, done).await;
+    for n in ALL {
+        let seen = world.net.seen(n);
+        assert_eq!(seen.taken.len(), EACH, "{n}");
+        assert!(seen.most_open <= PER_DESTINATION);
+    }
+    assert!(world.net.most_open() <= 50);
+    let known = world.outbound.destinations();
+    let idle = || {
+        world
+            .outbound
+            .destinations()
+            .iter()
+            .all(|one| one.in_flight == 0)
+    };
+    world.until(MINUTE, idle).await;
+    assert!(
+        known.iter().all(|one| one.window == PER_DESTINATION),
+        "{known:?}"
+    );
+}
+
+/// However many destinations nobody answers at, some places are left for those that do well.
+#[tokio::test(start_paused = true)]
+async fn places_are_kept_for_destinations_that_do_well() {
+    const DEAD: Range<u32> = 2..200;
+    let world = World::new(SharedRouter::default(), |config| config.concurrency = 16);
+    world.net.set(1, WELL);
+    world.run();
+    world.send("a@s.test", 1).await;
+    world.until(S, || world.net.all_have(1..2, 1)).await;
+    tokio::time::sleep(10 * S).await;
+    for n in DEAD {
+        world.net.set(n, Temper::Dead);
+        world.send("a@s.test", n).await;
+    }
+    for second in 0..60 {
+        tokio::time::sleep(S).await;
+        let began = world.clock.elapsed();
+        world.send("a@s.test", 1).await;
+        let all = || world.net.all_have(1..2, second + 2);
+        assert!(world.until(S, all).await <= S, "{began:?}");
+        // The idle connection to the one that does well is the fifteenth.
+        let connecting: usize = DEAD.map(|n| world.net.seen(n).open).sum();
+        assert!(connecting <= 14, "{connecting}");
+        assert!(second > 25 || connecting == 14, "{second}: {connecting}");
+    }
+    // All others have their turn.
+    let tried = || DEAD.into_iter().all(|n| world.net.seen(n).connects > 0);
+    world.until(10 * MINUTE, tried).await;
+}

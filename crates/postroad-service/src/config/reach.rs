@@ -39,6 +39,9 @@ pub(super) async fn look(loaded: &Loaded, roles: &Roles, findings: &mut Findings
 
 /// DANE needs name servers that pass signatures on.
 async fn validation(loaded: &Loaded, roles: &Roles, findings: &mut Findings) {
+    if !needs_names(&roles.routes) {
+        return;
+    }
     match validating(loaded, &roles.dns) {
         Ok(None) => {}
         Ok(Some(dns)) => {
@@ -51,6 +54,30 @@ async fn validation(loaded: &Loaded, roles: &Roles, findings: &mut Findings) {
         }
         Err(problem) => findings.error(&problem),
     }
+}
+
+/// Whether mail may go to a host that DNS tells of.
+fn needs_names(routes: &[RouteStep]) -> bool {
+    for step in routes {
+        let rule = step.rule();
+        let named = match &rule.via {
+            Via::Mx => true,
+            Via::Hops(hops) => hops.iter().any(|hop| match &hop.at {
+                HopAddress::Tcp { host, .. } => !host.is_literal(),
+                HopAddress::Unix(_) => false,
+            }),
+            _ => false,
+        };
+        if named || step.is_table() {
+            return true;
+        }
+        let recipient = matches!(rule.recipient, None | Some(Pattern::Any));
+        let of_all = rule.sender.is_none() && rule.user.is_none() && rule.network.is_none();
+        if recipient && of_all {
+            return false;
+        }
+    }
+    true
 }
 
 /// Domains that we take mail for from anyone, and that no route leads anywhere: then their MX does,
@@ -221,6 +248,24 @@ mod tests {
         let left = without_route(&loaded.config, &roles.routes);
         let left: Vec<_> = left.iter().map(|(nth, d)| (*nth, d.ascii())).collect();
         assert_eq!(left, [(1, "b.test"), (3, "e.test")]);
+    }
+
+    #[test]
+    fn which_routes_need_names() {
+        for (routes, needed) in [
+            ("", true),
+            ("[[route]]\nvia = \"mx\"", true),
+            ("[[route]]\nvia = \"smtp://h.test\"", true),
+            ("[[route]]\nvia = \"smtp://127.0.0.1\"", false),
+            ("[[route]]\nvia = \"lmtp+unix:///l.sock\"", false),
+            ("[[route]]\ntable = \"t\"", true),
+            ("[[route]]\nrecipient = \"*\"\nvia = \"discard\"", false),
+            ("[[route]]\nrecipient = \"a.test\"\nvia = \"discard\"", true),
+            ("[[route]]\nsender = \"<>\"\nvia = \"discard\"", true),
+        ] {
+            let roles = Roles::from_config(&loaded(routes)).unwrap();
+            assert_eq!(needs_names(&roles.routes), needed, "{routes}");
+        }
     }
 
     #[tokio::test]

@@ -8,13 +8,25 @@ use tracing::warn;
 
 /// The aliases of the configuration.
 #[derive(Clone, Debug)]
-pub(crate) struct ConfiguredAliases(pub(crate) Aliases);
+pub(crate) struct ConfiguredAliases {
+    pub(crate) aliases: Aliases,
+    /// Who gets the mail for the postmaster of domains that have aliases only, where none is for
+    /// them: every domain has one (RFC 5321 section 4.5.1).
+    pub(crate) postmaster: Option<Address>,
+}
 
 impl AliasPreview for ConfiguredAliases {
     fn expand<'a>(&'a self, address: &'a Address) -> BoxFuture<'a, Expansion> {
         Box::pin(async move {
-            match self.0.expand(address).await {
+            match self.aliases.expand(address).await {
                 Ok(Expanded::NotAnAlias) => Expansion::Itself,
+                Ok(Expanded::Unknown) if address.local_part().is_postmaster() => {
+                    let instead = self.postmaster.clone().map(|address| Member {
+                        address,
+                        from: None,
+                    });
+                    instead.map_or(Expansion::Itself, |one| Expansion::Members(vec![one]))
+                }
                 Ok(Expanded::Unknown) => Expansion::Unknown,
                 Ok(Expanded::Members(members)) => {
                     let members = members.into_iter().map(|member| Member {
@@ -33,7 +45,7 @@ impl AliasPreview for ConfiguredAliases {
     }
 
     fn is_alias_domain(&self, domain: &Domain) -> bool {
-        self.0.is_virtual(domain)
+        self.aliases.is_virtual(domain)
     }
 }
 
@@ -77,10 +89,20 @@ mod tests {
 
     #[tokio::test]
     async fn each_answer_has_its_word() {
-        let aliases = ConfiguredAliases(Aliases::new(vec![AliasTable {
-            table: SharedTable::new(Fixed),
-            domains: vec!["v.test".parse().unwrap()],
-        }]));
+        let mut aliases = ConfiguredAliases {
+            aliases: Aliases::new(vec![AliasTable {
+                table: SharedTable::new(Fixed),
+                domains: vec!["v.test".parse().unwrap()],
+            }]),
+            postmaster: None,
+        };
+        let postmaster = "Postmaster@v.test".parse().unwrap();
+        assert_eq!(aliases.expand(&postmaster).await, Expansion::Itself);
+        aliases.postmaster = Some("admin@b.test".parse().unwrap());
+        let Expansion::Members(members) = aliases.expand(&postmaster).await else {
+            panic!("no members");
+        };
+        assert_eq!(members[0].address.to_string(), "admin@b.test");
         assert!(aliases.is_alias_domain(&"V.test".parse().unwrap()));
         assert!(!aliases.is_alias_domain(&"w.test".parse().unwrap()));
         let expand = async |to: &str| aliases.expand(&to.parse().unwrap()).await;

@@ -82,10 +82,13 @@ impl Prepared {
         })
     }
 
-    /// Tells both receiving roles what addresses stand for, and where history is kept.
+    /// Tells the roles what addresses stand for, and where history is kept.
     pub(super) fn with_history(mut self, history: &Arc<dyn History>) -> Self {
-        let aliases: Arc<dyn AliasPreview> =
-            Arc::new(ConfiguredAliases(self.routing.aliases.clone()));
+        let aliases: Arc<dyn AliasPreview> = Arc::new(ConfiguredAliases {
+            aliases: self.routing.aliases.clone(),
+            postmaster: self.roles.outbound.postmaster.clone(),
+        });
+        self.roles.outbound.aliases = Arc::clone(&aliases);
         let Roles {
             submission,
             inbound,

@@ -93,3 +93,59 @@ impl Router for LoginAtHosts {
         Ok(route)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{authorities, load};
+    use postroad_mail::ReversePath;
+
+    async fn route(router: &SharedRouter, to: &str) -> Route {
+        let (recipient, sender) = (to.parse().unwrap(), ReversePath::Null);
+        let request = RouteRequest {
+            recipient: &recipient,
+            sender: &sender,
+            user: None,
+            network: None,
+            size: 0,
+        };
+        router.route(&request).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn routes_and_tables_in_order_and_no_login_by_mx() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("c.toml");
+        let text = "hostname = \"mx.test\"\n[[route]]\nrecipient = \"first@a.test\"\nvia = \"discard\"\n[[route]]\ntable = \"t.txt\"\nauth = { user = \"u\", password = \"p\" }\n[[route]]\nvia = \"reject 5.1.1 last\"\n";
+        std::fs::write(&path, text).unwrap();
+        let table = "*@a.test mx\n*@b.test smtp://h.test\nfirst@a.test mx\n";
+        std::fs::write(directory.path().join("t.txt"), table).unwrap();
+        let loaded = load(&path).unwrap();
+        let roles = Roles::from_config(&loaded).unwrap();
+        let connector = authorities(&loaded).unwrap();
+        let router = Routing::open(&loaded, &roles, &connector).unwrap().router;
+        let first = route(&router, "first@a.test").await;
+        assert_eq!(first.destination, Destination::Discard);
+        let by_mx = route(&router, "x@a.test").await;
+        assert_eq!(by_mx.destination, Destination::Mx(None));
+        assert!(by_mx.options.auth.is_none(), "{by_mx:?}");
+        let by_host = route(&router, "x@b.test").await;
+        assert_eq!(by_host.options.auth.as_ref().unwrap().user, "u");
+        let chosen = by_host.chosen_by.as_str().unwrap();
+        assert!(
+            chosen.contains("c.toml:5, [[route]] 2, ") && chosen.contains("t.txt:2"),
+            "{chosen}"
+        );
+        let last = route(&router, "x@c.test").await;
+        assert!(matches!(last.destination, Destination::Reject(_)));
+        assert!(last.chosen_by.as_str().unwrap().ends_with("[[route]] 3"));
+
+        std::fs::write(directory.path().join("t.txt"), "*@a.test pigeon\n").unwrap();
+        let problem = Routing::open(&loaded, &roles, &connector).unwrap_err();
+        let problem = problem.to_string();
+        assert!(
+            problem.contains("c.toml:6: route.table: ") && problem.contains("t.txt:1: "),
+            "{problem}"
+        );
+    }
+}

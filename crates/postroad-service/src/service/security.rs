@@ -143,3 +143,55 @@ fn asked(config: &Config) -> String {
     let anchor = anchor.map_or_else(String::new, |path| path.display().to_string());
     format!("{} {anchor}", servers.join(","))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::load;
+    use crate::service::store::memory_cache;
+
+    /// With the reasons for a host of that name.
+    async fn reasons(more: &str, name: &str) -> Vec<String> {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("c.toml");
+        // Nobody answers there.
+        let dns = "[dns]\nnameservers = [\"127.0.0.1:9\"]\ntimeout = \"50ms\"\n";
+        std::fs::write(&path, format!("hostname = \"mx.test\"\n{dns}{more}")).unwrap();
+        let loaded = load(&path).unwrap();
+        let prepared = Prepared::for_delivery(&loaded).unwrap();
+        let policies = prepared.policies(&loaded.config, &memory_cache());
+        let host = Host {
+            name: name.parse().unwrap(),
+            preference: None,
+            addresses: vec![[192, 0, 2, 1].into()],
+            ttl: None,
+        };
+        policies.security(None, &host, 25).await.reasons
+    }
+
+    #[tokio::test]
+    async fn without_dnssec_there_is_no_dane_and_that_is_said() {
+        let said = reasons("", "mx.a.test").await.join("\n");
+        assert!(said.contains("DANE: not looked at, as DNSSEC"), "{said}");
+        for (more, name) in [
+            ("dnssec = \"off\"\n", "mx.a.test"),
+            ("[delivery]\ntls_policy = \"off\"\n", "mx.a.test"),
+            ("", "[192.0.2.1]"),
+        ] {
+            let said = reasons(more, name).await.join("\n");
+            assert!(!said.contains("DANE"), "{more} {name}: {said}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_trust_anchor_that_is_none_is_placed() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("c.toml");
+        std::fs::write(directory.path().join("anchor"), "no key\n").unwrap();
+        let text = "hostname = \"mx.test\"\n[dns]\ntrust_anchor = \"anchor\"\n";
+        std::fs::write(&path, text).unwrap();
+        let error = Prepared::for_delivery(&load(&path).unwrap()).map(|_| ());
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains("c.toml:3: dns.trust_anchor: "), "{error}");
+    }
+}

@@ -10,7 +10,8 @@ pub struct Log {
     /// `"json"`, `"pretty"` or `"compact"`.
     pub format: LogFormat,
     /// `"error"`, `"warn"`, `"info"`, `"debug"` or `"trace"`; or a filter as `POSTROAD_LOG` takes it, as in
-    /// `"info,postroad_mta=debug"`. The libraries sled and rustls log warnings only, unless a filter names them.
+    /// `"info,postroad_mta=debug"`. The libraries sled and rustls log warnings only, and those of hickory errors, unless a
+    /// filter names them.
     pub level: String,
     /// How long it is kept what has happened to a message, for `postroad trace`; `"0s"`: not at all. It is kept in the
     /// queue's directory, in `history`; a queue in memory has none.
