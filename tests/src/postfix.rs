@@ -9,10 +9,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use tempfile::TempDir;
 
+use crate::daemon::{NOBODY, run};
 use crate::process::PATIENCE;
-
-/// The user and group `nobody` on Debian: owner of the mailboxes.
-const NOBODY: u32 = 65534;
 
 /// A running Postfix.
 #[derive(Debug)]
@@ -48,14 +46,11 @@ impl Postfix {
         use std::os::unix::fs::PermissionsExt as _;
         fs::set_permissions(top, fs::Permissions::from_mode(0o755))?;
         std::os::unix::fs::chown(top.join("mail"), Some(NOBODY), Some(NOBODY))?;
-        command("chown", &["postfix", &top.join("data").to_string_lossy()])
+        run(Command::new("chown").arg("postfix").arg(top.join("data")))
             .context("is the package postfix installed?")?;
         fs::write(top.join("etc/main.cf"), main_cf(top, settings))?;
         fs::write(top.join("etc/master.cf"), master_cf(address))?;
-        command(
-            "postfix",
-            &["-c", &top.join("etc").to_string_lossy(), "start"],
-        )?;
+        run(&mut order(&top.join("etc"), "start"))?;
         let postfix = Self { directory, address };
         postfix.wait_until(|| std::net::TcpStream::connect(address).is_ok(), "listens")?;
         Ok(postfix)
@@ -116,28 +111,14 @@ impl Drop for Postfix {
         if std::thread::panicking() {
             eprintln!("the log of Postfix:\n{}", self.log());
         }
-        let etc = self.directory.path().join("etc");
-        let _ = command("postfix", &["-c", &etc.to_string_lossy(), "stop"]);
+        let _ = run(&mut order(&self.directory.path().join("etc"), "stop"));
     }
 }
 
-fn command(program: &str, arguments: &[&str]) -> anyhow::Result<()> {
-    let output = Command::new(program)
-        .args(arguments)
-        .output()
-        .with_context(|| format!("starting {program}"))?;
-    if !output.status.success() {
-        let (out, err) = (
-            String::from_utf8_lossy(&output.stdout),
-            String::from_utf8_lossy(&output.stderr),
-        );
-        bail!(
-            "{program} {}: {}\n{out}{err}",
-            arguments.join(" "),
-            output.status
-        );
-    }
-    Ok(())
+fn order(etc: &Path, order: &str) -> Command {
+    let mut command = Command::new("postfix");
+    command.arg("-c").arg(etc).arg(order);
+    command
 }
 
 fn main_cf(top: &Path, settings: &Settings<'_>) -> String {

@@ -8,6 +8,10 @@
 //! | TLSA records, some of them usable | they are in force |
 //! | TLSA records, none of them usable | TLS, any certificate (RFC 7672 section 2.2) |
 //! | anything fails: bogus, SERVFAIL, a timeout | the host is not used now |
+//!
+//! A host that a route itself names may be one that only this machine knows: `localhost` has no
+//! DANE, and one of which the DNS provably knows no address, such as one of a hosts file, is asked
+//! for TLSA records all the same.
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
@@ -98,8 +102,12 @@ async fn asked(
         return Ok(Dane::Absent("DANE: an address has no names".to_owned()));
     }
     let name = host.name.ascii();
+    if domain.is_none() && is_localhost(name) {
+        return Ok(Dane::Absent(format!("DANE: {name} is this machine")));
+    }
     let others = match domain {
-        None => Vec::new(),
+        // The name that the route has, where it is an alias (RFC 7672 section 3.2.2).
+        None => vec![name.to_owned()],
         Some(domain) => match domain_names(dns, domain, name).await? {
             Domains::Insecure(why) => return Ok(Dane::Absent(why)),
             Domains::Secure(names) => names,
@@ -108,6 +116,8 @@ async fn asked(
     let bases = match dns.addresses(name).await {
         Ok(found) => bases(name, &found),
         Err(SecureError::Nothing { secure: false }) => Vec::new(),
+        // Whoever wrote the route may have named a host that is in no DNS.
+        Err(SecureError::Nothing { secure: true }) if domain.is_none() => vec![name.to_owned()],
         Err(SecureError::Nothing { secure: true }) => {
             return Err(format!("{name} provably has no address"));
         }
@@ -129,6 +139,13 @@ async fn asked(
         }
     }
     Ok(Dane::Absent(format!("DANE: {name} has no TLSA records")))
+}
+
+/// Names that no DNS is asked for (RFC 6761 section 6.3), so that none could vouch for them.
+fn is_localhost(name: &str) -> bool {
+    name.rsplit('.')
+        .next()
+        .is_some_and(|last| last.eq_ignore_ascii_case("localhost"))
 }
 
 /// The domain's names, where its MX records (or that there are none) are secure, and name the
@@ -158,7 +175,7 @@ async fn domain_names(
         }
         // No MX: the domain is its own host.
         Err(SecureError::Nothing { secure: true }) if host == name => {
-            Ok(Domains::Secure(Vec::new()))
+            Ok(Domains::Secure(vec![name.to_owned()]))
         }
         Err(SecureError::Nothing { secure: true }) => Err(format!(
             "{name} provably has no MX records, and {host} was named by some"

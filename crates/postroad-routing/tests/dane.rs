@@ -94,6 +94,7 @@ fn fill(dns: &SignedDns) {
         "mx.insecure",
         "out.secure",
         "mx.bogus",
+        "hidden.secure",
     ] {
         dns.tlsa(host, 25, 3, 1, 1, vec![7; 32]);
     }
@@ -102,6 +103,7 @@ fn fill(dns: &SignedDns) {
     dns.tlsa("old.secure", 25, 0, 1, 1, vec![7; 32]);
     dns.tlsa("old.secure", 25, 3, 1, 1, vec![7; 31]);
     dns.cname("alias.secure", "real.secure");
+    dns.cname("self.secure", "real.secure");
     dns.cname("out.secure", "real.insecure");
     dns.servfail("_25._tcp.failing.secure");
     dns.silent("_25._tcp.silent.secure");
@@ -116,6 +118,8 @@ fn fill(dns: &SignedDns) {
             "out.secure",
             "mx.insecure",
             "mx.bogus",
+            "hidden.secure",
+            "localhost",
         ] {
             dns.mx(domain, 10, host);
         }
@@ -154,7 +158,17 @@ async fn as_rfc_7672_has_it() {
         ("", "mx.secure", "dane 311,201: mx.secure"),
         ("", "mx.insecure", "none"),
         ("", "mx.bogus", "unusable"),
-        ("", "nowhere.secure", "unusable"),
+        ("", "alias.secure", "dane 311: real.secure alias.secure"),
+        // One that is in no DNS, but in a hosts file, or is this machine: nobody can vouch for it.
+        ("", "nowhere.secure", "none"),
+        ("", "localhost", "none"),
+        ("", "filter.localhost", "none"),
+        ("d.secure", "localhost", "unusable"),
+        // In no DNS by its address, but with records: they hold.
+        ("", "hidden.secure", "dane 311: hidden.secure"),
+        ("d.secure", "hidden.secure", "unusable"),
+        // The domain is its own host, by an alias.
+        ("self.secure", "self.secure", "dane 311: real.secure self.secure"),
         ("", "[192.0.2.1]", "none"),
     ] {
         let security = ask(&policies, domain, host).await;

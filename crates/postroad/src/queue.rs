@@ -215,7 +215,7 @@ fn brief(message: &Listed) -> std::io::Result<()> {
     Ok(())
 }
 
-fn attempts(number: impl Into<u64>) -> String {
+pub(crate) fn attempts(number: impl Into<u64>) -> String {
     match number.into() {
         1 => "1 attempt".to_owned(),
         number => format!("{number} attempts"),

@@ -15,6 +15,7 @@ use postroad_service::trace::Trace;
 use crate::cli;
 use crate::moments::{from_now, moment, span};
 use crate::output::{line, text};
+use crate::queue::attempts;
 
 /// What stands in front of a line that has no time of its own.
 const INDENT: usize = 38;
@@ -249,10 +250,10 @@ fn now(out: &mut String, message: &Listed, now: Timestamp) {
         };
         let _ = writeln!(
             out,
-            "  <{}> waits, lane {}, {} attempts, {next}",
+            "  <{}> waits, lane {}, {}, {next}",
             escape_peer_text(&recipient.address),
             recipient.lane,
-            recipient.attempts
+            attempts(recipient.attempts)
         );
     }
 }

@@ -1,35 +1,35 @@
-//! What a hop does, in words: rules, with `;` between them.
-//!
-//! ```text
-//! RCPT bob: 550 5.1.1 no such user; END: cut 4
-//! ```
-//!
-//! A rule is about an event: `GREETING` (a connection has been made), a command (`EHLO`, `HELO`,
-//! `LHLO`, `STARTTLS`, `AUTH`, `MAIL`, `RCPT`, `DATA`, `BDAT`, `RSET`, `QUIT`), `TLS` (the client is
-//! about to begin its handshake), `RESPONSE` (a line of an AUTH dialogue), `END` (of the message: the final
-//! dot, or the last chunk; under LMTP once for each recipient). A word behind it must be in the
-//! line; `#2` means the second such event only, `#1` the first.
-//!
-//! | what it does | |
-//! |---|---|
-//! | `550 5.1.1 no` | says that; ` / ` begins another line |
-//! | `send "250 a\r\n" "x"*3` | sends these octets, with `\r`, `\n`, `\0`, `\"`, `\\`, `\xff`; three times what stands before `*3` |
-//! | `flood "250-a\r\n"` | sends these octets without end |
-//! | `cut 4` | sends so many octets of the usual reply, and closes |
-//! | `drip` | sends the usual reply an octet at a time, slowly |
-//! | `nothing` | says nothing, and reads on |
-//! | `close`, `reset`, `stall` | says nothing, and closes, resets the connection, is silent |
-//! | `offer A, B` | EHLO: says that it has these extensions, and no others |
-//! | `with A, B without C` | EHLO: the usual ones, with and without some |
-//! | `garbage`, `alert`, `close`, `expired`, `wrong-name`, `unknown` | TLS: no handshake, or one with such a certificate |
-//! | `usual` | what a server does |
-//! | `never` | as usual; that the event comes is a fault of the client |
-//!
-//! `, close`, `, reset` or `, stall` may follow what it says or sends.
+//! What a hop does, in words.
 
 use std::str::FromStr;
 
-/// Rules; see [the module](self).
+/// What a hop does, in words: rules, with `;` between them.
+///
+/// ```text
+/// RCPT bob: 550 5.1.1 no such user; END: cut 4
+/// ```
+///
+/// A rule is about an event: `GREETING` (a connection has been made), a command (`EHLO`, `HELO`,
+/// `LHLO`, `STARTTLS`, `AUTH`, `MAIL`, `RCPT`, `DATA`, `BDAT`, `RSET`, `QUIT`), `TLS` (the client is
+/// about to begin its handshake), `RESPONSE` (a line of an AUTH dialogue), `END` (of the message: the final
+/// dot, or the last chunk; under LMTP once for each recipient). A word behind it must be in the
+/// line; `#2` means the second such event only, `#1` the first.
+///
+/// | what it does | |
+/// |---|---|
+/// | `550 5.1.1 no` | says that; ` / ` begins another line |
+/// | `send "250 a\r\n" "x"*3` | sends these octets, with `\r`, `\n`, `\0`, `\"`, `\\`, `\xff`; three times what stands before `*3` |
+/// | `flood "250-a\r\n"` | sends these octets without end |
+/// | `cut 4` | sends so many octets of the usual reply, and closes |
+/// | `drip` | sends the usual reply an octet at a time, slowly |
+/// | `nothing` | says nothing, and reads on |
+/// | `close`, `reset`, `stall` | says nothing, and closes, resets the connection, is silent |
+/// | `offer A, B` | EHLO: says that it has these extensions, and no others |
+/// | `with A, B without C` | EHLO: the usual ones, with and without some |
+/// | `garbage`, `alert`, `close`, `expired`, `wrong-name`, `unknown` | TLS: no handshake, or one with such a certificate |
+/// | `usual` | what a server does |
+/// | `never` | as usual; that the event comes is a fault of the client |
+///
+/// `, close`, `, reset` or `, stall` may follow what it says or sends.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Script {
     pub(super) rules: Vec<Rule>,

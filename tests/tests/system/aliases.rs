@@ -2,7 +2,9 @@
 
 use postroad_tests::dialogue::Dialogue;
 use postroad_tests::peers::parse_dsn;
+use postroad_tests::process::{free_port, loopback};
 use postroad_tests::site::Site;
+use postroad_tests::socketmap::Socketmap;
 
 use crate::world::World;
 
@@ -99,4 +101,29 @@ async fn lists_in_lists() {
             "others@far.test"
         ]
     );
+}
+
+/// While a table cannot be asked, the client comes again; nobody is told that nobody is there.
+#[tokio::test]
+async fn aliases_that_cannot_be_looked_up() {
+    let map = Socketmap::start(free_port(loopback())).await;
+    map.put("aliases", "bob@map.test", "OK robert@far.test");
+    let alias = format!(
+        "[[alias]]\ntable = {{ kind = \"socketmap\", socket = \"{}\", map = \"aliases\", cache = \"0s\", cache_negative = \"0s\" }}\ndomains = [\"map.test\"]\n",
+        map.address()
+    );
+    let world = World::configured(Site::new(), &alias).await;
+    let far = world.domain("far.test").await;
+    world.send(&["<bob@map.test>"], "").await;
+    assert_eq!(far.wait_for(1).await[0].to, ["robert@far.test"]);
+    let mut dialogue = Dialogue::open(world.address).await.unwrap();
+    let mail = "MAIL FROM:<me@sender.test>";
+    dialogue.say(mail, "250").await.unwrap();
+    let unknown = "RCPT TO:<eve@map.test>";
+    dialogue.say(unknown, "550 5.1.1").await.unwrap();
+    drop(map);
+    for to in ["bob", "eve"] {
+        let line = format!("RCPT TO:<{to}@map.test>");
+        dialogue.say(&line, "451 4.4.3").await.unwrap();
+    }
 }

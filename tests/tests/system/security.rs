@@ -145,12 +145,16 @@ async fn dane() {
         .host("unsigned.insecure", "EHLO: with STARTTLS; TLS: unknown")
         .await;
     vouched.tlsa("unsigned.insecure", b"another certificate".to_vec());
+    let (mute, _) = vouched.host("mute.secure", "EHLO: with STARTTLS").await;
+    let asked = format!("_{}._tcp.mx.mute.secure", vouched.world.port());
+    vouched.world.dns.servfail(&asked);
     let (bogus, certificate) = vouched.host("x.bogus", "EHLO: with STARTTLS").await;
     vouched.tlsa("x.bogus", certificate);
     for domain in [
         "good.secure",
         "wrong.secure",
         "plain.secure",
+        "mute.secure",
         "unsigned.insecure",
         "x.bogus",
     ] {
@@ -162,12 +166,14 @@ async fn dane() {
     assert!(line.contains(" 4.7."), "{line}");
     let line = vouched.deferred("plain.secure").await;
     assert!(line.contains(" 4.7."), "{line}");
+    // Nor is it known that there are no records.
+    vouched.deferred("mute.secure").await;
     // An answer that is not signed by whom its parent says may be an attacker's.
     vouched.deferred("x.bogus").await;
     // Records in a zone that is not signed are nobody's word: any certificate will do.
     vouched.delivered("unsigned.insecure").await;
     assert!(unsigned.kept()[0].tls);
-    for hop in [wrong, plain, bogus] {
+    for hop in [wrong, plain, mute, bogus] {
         assert_eq!((hop.seen("MAIL"), hop.kept().len()), (0, 0));
     }
     assert!(vouched.world.sender.received().is_empty(), "a bounce");

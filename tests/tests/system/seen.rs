@@ -1,7 +1,9 @@
 //! What an operator sees: why mail goes where it goes, what happened to it, what waits and why.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
+use postroad_tests::hop::{Authority, Hop, Identity, Language, Script};
 use postroad_tests::process::loopback;
 use postroad_tests::site::Site;
 use serde_json::Value;
@@ -107,9 +109,12 @@ async fn an_explanation_sends_no_mail() {
     let first = loopback();
     world.dns.a("mx1.far.test", first);
     world.dns.mx("far.test", 10, "mx1.far.test");
-    let second = world.host("mx2.far.test").await;
+    let second = SocketAddr::new(loopback(), world.port());
+    world.dns.a("mx2.far.test", second.ip());
     world.dns.mx("far.test", 20, "mx2.far.test");
-    second.reply_always("RCPT TO:<eve@far.test>", "550 5.1.1 no Eve here");
+    let identity = Identity::new("mx2.far.test", &Authority::new().unwrap()).unwrap();
+    let script: Script = "RCPT eve: 550 5.1.1 no Eve here".parse().unwrap();
+    let second = Hop::start(second, Language::Smtp, script, Arc::new(identity)).await;
     let explained = json(&world, &["explain", "bob@far.test", "--connect", "--json"]).await;
     assert_eq!(explained["running"], true);
     assert_eq!(explained["deliverable"], true, "{explained:#}");
@@ -153,11 +158,14 @@ async fn an_explanation_sends_no_mail() {
         "{}",
         routed.said()
     );
-    assert!(second.received().is_empty());
+    // Two sessions, each up to RCPT and then RSET.
+    let seen = ["MAIL", "RCPT", "RSET", "DATA", "BDAT", "END"].map(|event| second.seen(event));
+    assert_eq!(seen, [2, 2, 2, 0, 0, 0]);
     assert_eq!(world.site.queued("relay").await.unwrap(), 0);
     // One who mails the same host then is the first whose mail it gets.
     world.send(&["<bob@far.test>"], "").await;
-    assert_eq!(second.wait_for(1).await.len(), 1);
+    world.log(&["delivered", "bob@far.test"]).await;
+    assert_eq!(second.kept().len(), 1);
 }
 
 /// What waits, and for what.

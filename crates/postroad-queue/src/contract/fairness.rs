@@ -168,4 +168,23 @@ pub async fn limits_hold<S: Store>(store: &S) {
     assert_eq!(woken.load(Ordering::SeqCst), 2);
     assert!(of_lane().await.is_empty());
     assert_eq!(store.lanes()[0].limit, None);
+
+    // What is said while the lane has no jobs may be forgotten; what was said before is not heard
+    // again instead.
+    store.limit(&lane, Some(1));
+    let mut rest = claim(store, at(120_000)).await;
+    while !rest.is_empty() {
+        for claimed in rest.iter().filter(|c| c.lease.lane == lane) {
+            deliver(store, at(120_000), claimed).await;
+        }
+        rest = claim(store, at(120_000)).await;
+    }
+    assert!(store.lanes().iter().all(|of| of.lane != lane));
+    store.limit(&lane, None);
+    for _ in 0..3 {
+        accept(store, at(120_000), &["bob@b.example"], b"x").await;
+    }
+    assert_eq!(store.lanes()[0].limit, None);
+    let claims = claim(store, at(120_000)).await;
+    assert_eq!(claims.iter().filter(|c| c.lease.lane == lane).count(), 3);
 }

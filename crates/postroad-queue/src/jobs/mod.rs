@@ -381,12 +381,10 @@ impl<P> Jobs<P> {
         self.lanes.park(number, Some(until));
     }
 
-    /// At most so many jobs of a lane under lease at once; of one that has jobs.
+    /// At most so many jobs of a lane under lease at once.
     /// Whether that is more than before, so that there may be something to claim.
     pub fn limit(&mut self, lane: &Lane, at_once: Option<usize>) -> bool {
-        self.lanes
-            .number(lane)
-            .is_some_and(|number| self.lanes.limit(number, at_once))
+        self.lanes.limit(lane, at_once)
     }
 
     /// When [`Jobs::claim`] might find more than now.

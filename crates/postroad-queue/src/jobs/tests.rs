@@ -179,3 +179,27 @@ fn destinations_that_were_never_tried_hold_a_quarter() {
     jobs.give_back(&rest[0].lease, None);
     assert_eq!(jobs.claim(START, &request(1))[0].lease.lane, live);
 }
+
+#[test]
+fn tmp_huge() {
+    let (mut mint, mut jobs) = (Mint::new(1), Jobs::default());
+    let lanes: Vec<_> = (0..10_000).map(|n| Lane::new(&format!("d{n}.example"))).collect();
+    let t = std::time::Instant::now();
+    jobs.insert(mint.next(START), (), 4096, START, FLOW, &lanes);
+    eprintln!("insert {:?}", t.elapsed());
+    let t = std::time::Instant::now();
+    let tickets = jobs.claim(START, &request(100));
+    eprintln!("claim 100 {:?}", t.elapsed());
+    let t = std::time::Instant::now();
+    for ticket in &tickets {
+        jobs.cover(&ticket.lease, &lanes).unwrap();
+    }
+    eprintln!("cover 100 {:?}", t.elapsed());
+    let t = std::time::Instant::now();
+    for ticket in &tickets {
+        let record = said(Outcome::Delivered, None);
+        let settlement = jobs.settlement(START, &ticket.lease, &record).unwrap();
+        jobs.settle(&ticket.lease, &settlement, &record);
+    }
+    eprintln!("settle 100 {:?}", t.elapsed());
+}

@@ -173,6 +173,9 @@ mod tests {
     async fn without_dnssec_there_is_no_dane_and_that_is_said() {
         let said = reasons("", "mx.a.test").await.join("\n");
         assert!(said.contains("DANE: not looked at, as DNSSEC"), "{said}");
+        let observe = "[delivery]\ntls_policy = \"observe\"\n";
+        let said = reasons(observe, "mx.a.test").await.join("\n");
+        assert!(said.contains("observed, not enforced"), "{said}");
         for (more, name) in [
             ("dnssec = \"off\"\n", "mx.a.test"),
             ("[delivery]\ntls_policy = \"off\"\n", "mx.a.test"),

@@ -192,6 +192,19 @@ async fn what_cannot_be_had_is_named_with_its_key() {
     assert!(text.contains("c.toml:5: admin.socket: "), "{text}");
 }
 
+/// A configuration with a table of aliases for a domain; that of `new.test` observes policies.
+fn with_aliases(at: &Path, table: &str, domain: &str) -> std::path::PathBuf {
+    let policy = if domain == "new.test" {
+        "observe"
+    } else {
+        "enforce"
+    };
+    let text = format!(
+        "[delivery]\ntls_policy = \"{policy}\"\n[relay]\ntrusted_networks = []\n[[listener]]\nservice = \"relay\"\nbind = [\"127.0.0.1:0\"]\ntls = \"none\"\n[[alias]]\ntable = \"{table}\"\ndomains = [\"{domain}\"]\n[[route]]\nvia = \"discard\"\n"
+    );
+    configuration(at, &text)
+}
+
 #[tokio::test]
 async fn aliases_and_their_domains_follow_a_reload() {
     let directory = tempfile::tempdir().unwrap();
@@ -199,12 +212,7 @@ async fn aliases_and_their_domains_follow_a_reload() {
     std::fs::write(at.join("old.txt"), "bob@old.test box@m.test\n").unwrap();
     std::fs::write(at.join("new.txt"), "bob@new.test box@m.test\n").unwrap();
     std::fs::write(at.join("bad.txt"), "bob@new.test\n").unwrap();
-    let configure = |table: &str, domain: &str| {
-        let text = format!(
-            "[relay]\ntrusted_networks = []\n[[listener]]\nservice = \"relay\"\nbind = [\"127.0.0.1:0\"]\ntls = \"none\"\n[[alias]]\ntable = \"{table}\"\ndomains = [\"{domain}\"]\n[[route]]\nvia = \"discard\"\n"
-        );
-        configuration(at, &text)
-    };
+    let configure = |table: &str, domain: &str| with_aliases(at, table, domain);
     let path = configure("old.txt", "old.test");
     let running = Running::start(service(&path)).await.unwrap();
     let address = running.addresses[0];
@@ -242,7 +250,20 @@ async fn aliases_and_their_domains_follow_a_reload() {
         let said = said(to).await;
         assert!(said.starts_with(reply), "{to}: {said}");
     }
-    // Who asks the running service is told the new ones.
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn who_asks_is_told_what_holds_since_a_reload() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = directory.path();
+    std::fs::write(at.join("new.txt"), "bob@new.test box@m.test\n").unwrap();
+    let path = with_aliases(at, "new.txt", "old.test");
+    let running = Running::start(service(&path)).await.unwrap();
+    let enforced = crate::tls_report::ask(&load(&path).unwrap()).await.unwrap();
+    assert_eq!(enforced.tls_policy, crate::config::TlsPolicy::Enforce);
+    with_aliases(at, "new.txt", "new.test");
+    assert!(running.try_reload().unwrap().is_empty());
     let loaded = load(&path).unwrap();
     let request = crate::explain::ExplainRequest {
         recipient: "bob@new.test".parse().unwrap(),
@@ -253,6 +274,8 @@ async fn aliases_and_their_domains_follow_a_reload() {
     };
     let explained = crate::explain::ask(&loaded, &request).await.unwrap();
     assert!(explained.running && explained.deliverable, "{explained:?}");
+    let report = crate::tls_report::ask(&loaded).await.unwrap();
+    assert_eq!(report.tls_policy, crate::config::TlsPolicy::Observe);
     assert_eq!(explained.members[0].address, "box@m.test");
     assert!(
         explained.explanations[0]

@@ -110,10 +110,11 @@ impl Writer {
         self.forget(now, 0);
     }
 
-    /// The file that may still be written to.
+    /// The file that may still be written to: also one that was begun later than it is now, since
+    /// a clock that was wrong may be put back by years, and each write would make a file.
     fn current(&self, now: Timestamp) -> Option<Begun> {
         let last = self.files.last().copied();
-        last.filter(|file| now.since(file.at) < AGE_MAX && file.at <= now)
+        last.filter(|file| now.since(file.at) < AGE_MAX)
     }
 
     /// Octets for which the current file has room.
@@ -155,10 +156,8 @@ impl Writer {
     fn begin(&mut self, now: Timestamp) -> Result<(), StoreError> {
         // Names differ, and are in order, also where the clock has gone back.
         let least = self.files.last().map_or(0, |file| file.at.as_millis() + 1);
-        let ahead = self.files.last().is_some_and(|last| last.at > now);
-        let millis = now.as_millis().max(least);
         let begun = Begun {
-            at: Timestamp::from_millis(if ahead { least } else { millis }),
+            at: Timestamp::from_millis(now.as_millis().max(least)),
             size: 0,
         };
         let path = begun.path(&self.dir);

@@ -260,3 +260,22 @@ async fn found_among_many() {
     let same = Wanted::MessageId("m@a.example".to_owned());
     assert!(files.find(&same, 100).unwrap().is_empty());
 }
+
+/// While the clock is behind what was written last, no more files are made than otherwise: there
+/// may be years of that after a start with a wrong clock.
+#[test]
+fn a_clock_that_goes_back_makes_no_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut writer = Writer::new(dir.path(), ROOMY).unwrap();
+    let mut mint = Mint::new(1);
+    let id = mint.next(START);
+    let ahead = START + 4000 * DAY;
+    writer.write(ahead, &line(&left(id, ahead))).unwrap();
+    for n in 0..300 {
+        let at = START + Duration::from_secs(n);
+        writer.write(at, &line(&left(id, at))).unwrap();
+    }
+    assert!(list(dir.path()).unwrap().len() <= 2);
+    let found = HistoryFiles::new(dir.path()).find(&Wanted::Id(id), 999);
+    assert_eq!(found.unwrap().len(), 301);
+}

@@ -203,13 +203,19 @@ impl Lanes {
         self.settle(number, None);
     }
 
-    /// At most so many of a lane in flight. Whether that is more than before.
-    pub(super) fn limit(&mut self, number: LaneNumber, at_once: Option<usize>) -> bool {
+    /// At most so many of a lane in flight. Whether that is more than before. Of a lane without
+    /// jobs it is remembered as far as there is room.
+    pub(super) fn limit(&mut self, lane: &Lane, at_once: Option<usize>) -> bool {
+        let limit = at_once.map(|n| u64::try_from(n).unwrap_or(u64::MAX));
+        let Some(number) = self.number(lane) else {
+            let memory = self.known.take(lane);
+            self.known.put(lane.clone(), Memory { limit, ..memory });
+            return false;
+        };
         let mut more = false;
         if let Some(slot) = self.slot_mut(number) {
-            let at_once = at_once.map(|n| u64::try_from(n).unwrap_or(u64::MAX));
-            let before = std::mem::replace(&mut slot.limit, at_once);
-            more = at_once.unwrap_or(u64::MAX) > before.unwrap_or(u64::MAX);
+            let before = std::mem::replace(&mut slot.limit, limit);
+            more = limit.unwrap_or(u64::MAX) > before.unwrap_or(u64::MAX);
         }
         self.settle(number, None);
         more
