@@ -21,9 +21,9 @@
 //! | 5yz to MAIL or DATA | failed | no | – | – |
 //! | greylisted: 4yz that says so, or 450 or 451 with 4.7.0 or 4.7.1 to RCPT or DATA | deferred | yes | – | soon |
 //! | the mailbox is full: 4yz with 4.2.2, or that says so | deferred | no | – | later |
-//! | 4yz to the end of data | deferred | no | – | usual |
+//! | 4yz to the end of data, or a reply that is none to it | deferred | no | – | usual |
 //! | 4yz to MAIL, or about the system (4.3.z) | deferred | yes | failed | usual |
-//! | 4yz else, or a reply that is none to that command | deferred | yes | – | usual |
+//! | 4yz else, 5yz to RSET, or a reply that is none to that command | deferred | yes | – | usual |
 //!
 //! Beside the table:
 //!
@@ -234,7 +234,7 @@ const fn failed(what: &'static str, fits: fn(&Said<'_>) -> bool, destination: Ve
 
 /// Where no other fits.
 static REST: Row = deferred(
-    "4yz else, or a reply that is none to that command",
+    "4yz else, 5yz to RSET, or a reply that is none to that command",
     |_| true,
     true,
     Verdict::Nothing,
@@ -303,7 +303,11 @@ static TABLE: [Row; 16] = [
         |said| is_permanent(said) && said.is_at(&[Phase::Rcpt, Phase::EndOfData]),
         Verdict::Well,
     ),
-    failed("5yz to MAIL or DATA", is_permanent, Verdict::Nothing),
+    failed(
+        "5yz to MAIL or DATA",
+        |said| is_permanent(said) && said.is_at(&[Phase::Mail, Phase::Data]),
+        Verdict::Nothing,
+    ),
     Row {
         retry: Retry::Soon,
         ..deferred(
@@ -323,8 +327,8 @@ static TABLE: [Row; 16] = [
         )
     },
     deferred(
-        "4yz to the end of data",
-        |said| said.is_transient() && said.phase == Phase::EndOfData,
+        "4yz to the end of data, or a reply that is none to it",
+        |said| said.phase == Phase::EndOfData,
         false,
         Verdict::Nothing,
     ),

@@ -153,8 +153,9 @@ impl Mailing {
                 Some(Expect::Rcpt(_)) => Phase::Rcpt,
                 Some(Expect::Data | Expect::Chunk) => Phase::Data,
                 Some(Expect::End | Expect::EndFor(_)) => Phase::EndOfData,
-                Some(Expect::Undo) => Phase::Idle,
-                Some(Expect::Reset | Expect::Mail) | None => Phase::Mail,
+                // Nothing has been asked for this message yet: a refusal says nothing of it.
+                Some(Expect::Undo | Expect::Reset) => Phase::Idle,
+                Some(Expect::Mail) | None => Phase::Mail,
             },
         }
     }
@@ -252,7 +253,7 @@ impl Mailing {
         }
         match expect {
             Expect::Reset if !reply.is_success() => {
-                return self.over(SessionError::Refused { reply });
+                return self.over_at(Phase::Idle, SessionError::Refused { reply });
             }
             Expect::Reset => {}
             Expect::Mail if !reply.is_success() => {
