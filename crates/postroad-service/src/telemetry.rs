@@ -69,11 +69,13 @@ pub(crate) fn filter(text: &str) -> Result<EnvFilter, FilterError> {
 
 /// Whoever asks for `debug` wants ours, not every page that the index reads, or every TLS record.
 /// hickory warns of every answer that DNSSEC does not vouch for, with all of it: what follows from
-/// that is told by us.
+/// that is told by us. Likewise the verifier of certificates, with an error for each peer that has
+/// a bad one.
 fn quiet(text: &str) -> String {
-    const LOUD: [(&str, &str); 5] = [
+    const LOUD: [(&str, &str); 6] = [
         ("sled", "warn"),
         ("rustls", "warn"),
+        ("rustls_platform_verifier", "off"),
         ("hickory_net", "error"),
         ("hickory_proto", "error"),
         ("hickory_resolver", "error"),
@@ -84,6 +86,7 @@ fn quiet(text: &str) -> String {
     let more_than_errors = more_than_warnings || all(&["warn"]);
     LOUD.into_iter()
         .filter(|(_, level)| match *level {
+            "off" => more_than_errors || all(&["error"]),
             "error" => more_than_errors,
             _ => more_than_warnings,
         })
@@ -115,21 +118,21 @@ mod tests {
 
     #[test]
     fn libraries_are_quiet_unless_named() {
-        const DNS: &str = ",hickory_net=error,hickory_proto=error,hickory_resolver=error";
+        const REST: &str = ",rustls_platform_verifier=off,hickory_net=error,hickory_proto=error,hickory_resolver=error";
         for (text, added) in [
-            ("debug", [",sled=warn,rustls=warn", DNS].concat()),
+            ("debug", [",sled=warn,rustls=warn", REST].concat()),
             (
                 "INFO,postroad_mta=debug",
-                [",sled=warn,rustls=warn", DNS].concat(),
+                [",sled=warn,rustls=warn", REST].concat(),
             ),
-            ("trace,rustls=debug", [",sled=warn", DNS].concat()),
-            ("debug,sled::pagecache=trace,rustls=info", DNS.to_owned()),
-            ("warn", DNS.to_owned()),
+            ("trace,rustls=debug", [",sled=warn", REST].concat()),
+            ("debug,sled::pagecache=trace,rustls=info", REST.to_owned()),
+            ("warn", REST.to_owned()),
             (
                 "warn,hickory_proto=info",
-                ",hickory_net=error,hickory_resolver=error".to_owned(),
+                ",rustls_platform_verifier=off,hickory_net=error,hickory_resolver=error".to_owned(),
             ),
-            ("error", String::new()),
+            ("error", ",rustls_platform_verifier=off".to_owned()),
             ("off", String::new()),
             ("postroad_mta=debug", String::new()),
         ] {
