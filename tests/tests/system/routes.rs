@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use postroad_tests::daemon::Daemon;
 use postroad_tests::postgres::{self, Postgres};
 use postroad_tests::process::{free_port, loopback};
 use postroad_tests::sink::Sink;
@@ -158,6 +159,66 @@ async fn a_socketmap() {
     drop(map);
     world.send(&["<ann@found.map.test>"], "").await;
     let line = world.log(&["deferred", "ann@found.map.test"]).await;
+    assert!(line.contains("451 4.4.3"), "{line}");
+    assert!(world.sender.received().is_empty(), "a bounce");
+}
+
+/// A service as a site would write it.
+const ROUTE_SERVICE: &str = r#"
+import http.server, json, sys
+
+class Routes(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        status, answer = 404, {}
+        if self.headers.get("Authorization") != "Bearer sesame":
+            status = 401
+        elif asked["key"] == "found.web.test":
+            status, answer = 200, {"values": [sys.argv[2]]}
+        elif asked["key"] == "temp.web.test":
+            status = 503
+        body = json.dumps(answer).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+host, port = sys.argv[1].rsplit(":", 1)
+http.server.HTTPServer((host, int(port)), Routes).serve_forever()
+"#;
+
+/// A service over HTTP; what it does not know is for the next route, what it cannot say waits.
+#[tokio::test]
+async fn a_web_service() {
+    let (found, next) = (sink().await, sink().await);
+    let address = free_port(loopback());
+    let mut service = Daemon::prepare("python3").unwrap();
+    let arguments = [address.to_string(), via(found.address())];
+    let mut command = std::process::Command::new("python3");
+    command.arg("-c").arg(ROUTE_SERVICE).args(&arguments);
+    service
+        .start(&mut command, || {
+            std::net::TcpStream::connect(address).is_ok()
+        })
+        .unwrap();
+    let table = |token: &str| {
+        format!(
+            "[[route]]\nrecipient = \"*.web.test\"\ntable = {{ kind = \"http\", url = \"http://{address}/\", token = \"{token}\", cache = \"0s\", cache_negative = \"0s\", timeout = \"2s\" }}\n\n[[route]]\nrecipient = \"*.web.test\"\nvia = \"{}\"\n",
+            via(next.address())
+        )
+    };
+    let world = World::configured(Site::new(), &table("sesame")).await;
+    world.send(&["<bob@found.web.test>"], "").await;
+    world.send(&["<bob@other.web.test>"], "").await;
+    assert_eq!(found.wait_for(1).await[0].to, ["bob@found.web.test"]);
+    assert_eq!(next.wait_for(1).await[0].to, ["bob@other.web.test"]);
+    world.send(&["<bob@temp.web.test>"], "").await;
+    let line = world.log(&["deferred", "bob@temp.web.test"]).await;
+    assert!(line.contains("451 4.4.3"), "{line}");
+    service.stop();
+    world.send(&["<ann@found.web.test>"], "").await;
+    let line = world.log(&["deferred", "ann@found.web.test"]).await;
     assert!(line.contains("451 4.4.3"), "{line}");
     assert!(world.sender.received().is_empty(), "a bounce");
 }
