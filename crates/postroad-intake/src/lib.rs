@@ -313,6 +313,8 @@ impl Whole<'_> {
     ) -> Result<QueueId, Reply> {
         let given = prelude.has_aliases().then(|| envelope.clone());
         let expanded = prelude.expand(&mut envelope);
+        // Known before the message is kept: a notice that it owes must be one that can be sent.
+        let notices = notice::to_sender(self.config, &envelope, &expanded.told).await?;
         let lanes = self.routes.lanes(&envelope, self.origin, self.size).await;
         let event = accepted::event(accepted::Come {
             id: incoming.id(),
@@ -334,10 +336,11 @@ impl Whole<'_> {
         let id = incoming.commit(self.now, draft).await;
         let id = id.map_err(|error| refusal(&error))?;
         self.config.history.record(event);
-        if let Some(given) = given {
+        if let (Some(given), Some(notices)) = (given, notices) {
             let come = notice::Come {
                 id,
                 envelope: &given,
+                notices,
                 head: &self.head,
                 at: self.now,
             };

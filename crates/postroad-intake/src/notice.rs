@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use postroad_mail::{
-    EnhancedCode, Envelope, Origin, Recipient, ReversePath, Timestamp, escape_peer_text,
+    EnhancedCode, Envelope, Origin, Recipient, Reply, ReversePath, Timestamp, escape_peer_text,
 };
 use postroad_message::dsn::{Action, RecipientReport, Report};
 use postroad_queue::history::{Event, Happening};
@@ -22,8 +22,33 @@ const DIAGNOSTIC: &str = "250 2.1.5 Address expanded";
 pub(crate) struct Come<'a> {
     pub(crate) id: QueueId,
     pub(crate) envelope: &'a Envelope,
+    /// That of notices to its sender.
+    pub(crate) notices: Envelope,
     pub(crate) head: &'a Bytes,
     pub(crate) at: Timestamp,
+}
+
+/// The envelope of notices to the sender of a message, where it is to be told anything.
+///
+/// # Errors
+/// The reply to give to the message, where it cannot be told now whom its sender stands for.
+pub(crate) async fn to_sender(
+    config: &Config,
+    envelope: &Envelope,
+    told: &[Told],
+) -> Result<Option<Envelope>, Reply> {
+    let ReversePath::Address(to) = &envelope.from else {
+        return Ok(None);
+    };
+    if told.is_empty() {
+        return Ok(None);
+    }
+    let mut notices = Envelope::new(ReversePath::Null, Recipient::new(to.clone()));
+    notices.smtputf8 = to.needs_smtputf8();
+    // What is told of a message is to be as safe as the message (RFC 8689 section 5).
+    notices.require_tls = envelope.require_tls;
+    expand_own(&*config.aliases, &mut notices).await?;
+    Ok(Some(notices))
 }
 
 /// Puts them into the queue. A notice that cannot be kept is told of in the log: the message has
@@ -66,7 +91,7 @@ async fn one(
     let ReversePath::Address(to) = &come.envelope.from else {
         return Err(StoreError::NobodyWaits);
     };
-    let mut envelope = Envelope::new(ReversePath::Null, Recipient::new(to.clone()));
+    let mut envelope = come.notices.clone();
     let status = EnhancedCode::success(1, 5);
     let recipients = about.iter().map(|told| RecipientReport {
         recipient: &told.recipient,
@@ -97,10 +122,6 @@ async fn one(
     }
     .write();
     envelope.body = written.body_kind;
-    envelope.smtputf8 = to.needs_smtputf8();
-    // What is told of a message is to be as safe as the message (RFC 8689 section 5).
-    envelope.require_tls = come.envelope.require_tls;
-    expand_own(&*config.aliases, &mut envelope).await;
     let origin = Origin {
         service: "bounce".to_owned(),
         ..Origin::default()

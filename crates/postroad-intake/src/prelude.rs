@@ -166,16 +166,24 @@ impl Prelude {
 }
 
 /// Puts those for whom the recipients of a message of our own stand in their place. A recipient
-/// for whom that cannot be told stays.
-pub async fn expand_own(aliases: &dyn AliasPreview, envelope: &mut Envelope) {
+/// for whom that cannot be told for good stays.
+///
+/// # Errors
+/// The reply of a table that cannot say it now, and nothing is changed: the message is to wait for
+/// it, since to an alias as it stands it may come back to us, and be lost.
+pub async fn expand_own(aliases: &dyn AliasPreview, envelope: &mut Envelope) -> Result<(), Reply> {
     let mut prelude = Prelude::default();
     for recipient in envelope.recipients() {
         if let Err(reply) = prelude.recipient(aliases, &recipient.address).await {
+            if reply == replies::ALIAS_UNAVAILABLE {
+                return Err(reply);
+            }
             let to = escape_peer_text(&recipient.address.to_string());
             warn!(to, %reply, "a notice goes to an address as it stands");
         }
     }
     prelude.expand(envelope);
+    Ok(())
 }
 
 fn stands_for(recipient: &Recipient, member: &Member, only: bool, notices: bool) -> Recipient {

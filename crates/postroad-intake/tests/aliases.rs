@@ -118,6 +118,10 @@ impl World {
 
     /// A message from a sender to `user@domain NOTIFY ORCPT`, each in a line of its own.
     async fn accept(&self, from: &str, to: &[&str]) {
+        self.try_accept(from, to).await.unwrap();
+    }
+
+    async fn try_accept(&self, from: &str, to: &[&str]) -> Result<(), Reply> {
         let mut prelude = Prelude::new(NOW);
         let mut recipients = Vec::new();
         for to in to {
@@ -134,10 +138,10 @@ impl World {
         let mut envelope = Envelope::new(from.parse().unwrap(), recipients[0].clone());
         envelope.replace_recipients(recipients);
         envelope.envid = Some("E1".to_owned());
-        self.commit(prelude, envelope).await;
+        self.commit(prelude, envelope).await
     }
 
-    async fn commit(&self, prelude: Prelude, envelope: Envelope) {
+    async fn commit(&self, prelude: Prelude, envelope: Envelope) -> Result<(), Reply> {
         let peer = Peer {
             address: [192, 0, 2, 1].into(),
             trusted: false,
@@ -154,7 +158,7 @@ impl World {
         let content = b"Message-ID: <x@sender.test>\r\nSubject: hi\r\n\r\nhello\r\n";
         intake.body(bytes::Bytes::from_static(content)).await;
         let routes: &dyn RoutePreview = &ByDomain;
-        intake.commit(NOW, routes).await.unwrap();
+        intake.commit(NOW, routes).await.map(drop)
     }
 
     async fn queue(&self) -> Vec<Listed> {
@@ -358,7 +362,7 @@ async fn the_postmaster_and_notices_too() {
     prelude.postmaster(&world.config).await;
     let to = Recipient::new("postmaster@mx.far.test".parse().unwrap());
     let envelope = Envelope::new("<s@sender.test>".parse().unwrap(), to);
-    world.commit(prelude, envelope).await;
+    world.commit(prelude, envelope).await.unwrap();
     assert_eq!(
         shown(&world.queue().await[0]),
         ["root@near.test - rfc822;postmaster@mx.far.test -"]
@@ -373,6 +377,28 @@ async fn the_postmaster_and_notices_too() {
         notice.envelope.recipients()[0].address.to_string(),
         "alice@elsewhere.test"
     );
+}
+
+/// A message that owes its sender a notice is not taken while it cannot be told to whom that goes:
+/// the client comes again. Where nothing is owed, or nothing will ever be told, it is.
+#[tokio::test]
+async fn notices_whose_way_is_not_known_now() {
+    let world = World::new();
+    let to = ["two@far.test SUCCESS"];
+    let refused = world.try_accept("<down@lists.test>", &to).await;
+    assert_eq!(refused, Err(replies::ALIAS_UNAVAILABLE));
+    assert!(world.queue().await.is_empty());
+    assert!(world.told.0.lock().unwrap().is_empty());
+    world
+        .accept("<down@lists.test>", &["two@far.test", "x@far.test SUCCESS"])
+        .await;
+    assert_eq!(world.queue().await.len(), 1);
+    for from in ["odd@lists.test", "nobody@lists.test", "loop@lists.test"] {
+        let world = World::new();
+        world.accept(&format!("<{from}>"), &to).await;
+        let notice = &world.queue().await[1];
+        assert_eq!(shown(notice), [format!("{from} - - -")]);
+    }
 }
 
 #[tokio::test]

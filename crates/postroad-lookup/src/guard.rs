@@ -339,4 +339,41 @@ mod tests {
         moody.set(0);
         assert_eq!(table.lookup("x").await, Ok(None));
     }
+
+    /// Answers `slow` when it is told to; all else fails.
+    #[derive(Clone, Default)]
+    struct Late(Arc<tokio::sync::Notify>, Arc<AtomicUsize>);
+
+    impl Table for Late {
+        async fn lookup(&self, key: &str) -> Result<Option<Vec<String>>, LookupError> {
+            self.1.fetch_add(1, Ordering::Relaxed);
+            if key == "slow" {
+                self.0.notified().await;
+                return Ok(None);
+            }
+            Err(LookupError::unavailable(self, "down"))
+        }
+
+        fn name(&self) -> String {
+            "late".to_owned()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_to_an_old_question_closes_nothing() {
+        let late = Late::default();
+        let table = SharedTable::new(late.clone()).guarded(GuardOptions {
+            failures: 3,
+            ..GuardOptions::default()
+        });
+        let asking = table.clone();
+        let old = tokio::spawn(async move { asking.lookup("slow").await });
+        tokio::task::yield_now().await;
+        fail(&table, 3).await;
+        late.0.notify_one();
+        assert_eq!(old.await.unwrap(), Ok(None));
+        let error = fail(&table, 2).await;
+        assert!(error.contains("it failed 3 times in a row"), "{error}");
+        assert_eq!(late.1.load(Ordering::Relaxed), 4);
+    }
 }

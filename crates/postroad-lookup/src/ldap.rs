@@ -269,7 +269,12 @@ impl Shared {
             for name in attributes {
                 let same = |(is, _): &(String, _)| is.eq_ignore_ascii_case(name);
                 if let Some(at) = entry.iter().position(same) {
-                    values.extend(entry.swap_remove(at).1);
+                    for value in entry.swap_remove(at).1 {
+                        // To leave it out would be to say that there is none.
+                        let not_text =
+                            |_| Failure::Wrong(format!("a value of `{name}` is not UTF-8"));
+                        values.push(String::from_utf8(value).map_err(not_text)?);
+                    }
                 }
             }
             bounded(&values).map_err(Failure::Wrong)?;
@@ -279,9 +284,9 @@ impl Shared {
     }
 }
 
-/// The attributes of an entry with those of their values that are text (RFC 4511 section 4.5.2).
-/// The library's own function for that panics on what is not well-formed.
-fn parsed(entry: ResultEntry) -> Option<Vec<(String, Vec<String>)>> {
+/// The attributes of an entry with their values (RFC 4511 section 4.5.2). The library's own function
+/// for that panics on what is not well-formed.
+fn parsed(entry: ResultEntry) -> Option<Vec<(String, Vec<Vec<u8>>)>> {
     const SEARCH_RESULT_ENTRY: u64 = 4;
     let mut parts = entry
         .0
@@ -293,7 +298,7 @@ fn parsed(entry: ResultEntry) -> Option<Vec<(String, Vec<String>)>> {
         let name = String::from_utf8(parts.next()?.expect_primitive()?).ok()?;
         let mut values = Vec::new();
         for value in parts.next()?.expect_constructed()? {
-            values.extend(String::from_utf8(value.expect_primitive()?).ok());
+            values.push(value.expect_primitive()?);
         }
         Some((name, values))
     };

@@ -1,7 +1,7 @@
 //! What a test logs.
 
 use std::io::{self, Write};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Once};
 
 use tracing::subscriber::DefaultGuard;
 
@@ -27,6 +27,13 @@ impl Write for Octets {
 
 impl Log {
     pub(crate) fn start() -> Self {
+        // With one subscriber only, and that of a single thread, what another thread is the first
+        // to log would be switched off for all.
+        static ELSEWHERE: Once = Once::new();
+        ELSEWHERE.call_once(|| {
+            let nowhere = tracing_subscriber::fmt().with_writer(io::sink).finish();
+            let _ = tracing::subscriber::set_global_default(nowhere);
+        });
         let octets = Octets::default();
         let writer = octets.clone();
         let subscriber = tracing_subscriber::fmt()

@@ -53,6 +53,7 @@ uid: bare
 cn: Bare
 sn: Example
 mail: bare@example.org
+audio:: //4=
 ";
 
 /// A slapd in a directory of its own, that may be stopped and started.
@@ -170,6 +171,7 @@ async fn slapd() {
     let certificate = kit::certificate(&["localhost", "127.0.0.1"]);
     let mut slapd = Slapd::new(&certificate);
     finds(&slapd).await;
+    what_is_no_text(&slapd).await;
     never_more_than_was_asked(&slapd).await;
     says_no(&slapd).await;
     over_tls(&slapd, &certificate).await;
@@ -212,6 +214,16 @@ async fn finds(slapd: &Slapd) {
     ] {
         assert_eq!(said(&by_part, key).await, expected, "{key}");
     }
+}
+
+/// Of what was asked for: that is not the same as nothing, for which mail would bounce.
+async fn what_is_no_text(slapd: &Slapd) {
+    let options = LdapOptions {
+        attributes: vec!["mail".to_owned(), "audio".to_owned()],
+        ..slapd.options()
+    };
+    let said = said(&table(options, &kit::distrusting()), "bare@example.org").await;
+    assert_eq!(said, "wrong: a value of `audio` is not UTF-8");
 }
 
 async fn never_more_than_was_asked(slapd: &Slapd) {

@@ -49,10 +49,12 @@ fn is_version_1(text: &str) -> bool {
         .is_some_and(|rest| rest.trim_start_matches([' ', '\t']).starts_with(';'))
 }
 
-/// The address of a `mailto:` URI, without what may follow it.
+/// The address of a `mailto:` URI, without what may follow it; of ASCII, as all URIs are, so that
+/// the report can be.
 fn mailbox(text: &str) -> Option<Address> {
     let end = text.find(['?', '!']).unwrap_or(text.len());
-    text.get(..end)?.parse().ok()
+    let text = text.get(..end).filter(|text| text.is_ascii())?;
+    text.parse().ok()
 }
 
 /// For fuzzing: whatever records are, reading them ends, and what is taken is within its bounds.
@@ -104,6 +106,11 @@ mod tests {
                 "-",
             ),
             (&["v=TLSRPTv1; rua=mailto:nobody"], "-"),
+            (&["v=TLSRPTv1; rua=mailto:\u{fc}@x.test"], "-"),
+            (
+                &["v=TLSRPTv1; rua=mailto:a@\u{fc}.test,mailto:b@x.test"],
+                "b@x.test |",
+            ),
             (&["v=TLSRPTv1; rua=ftp://x.test"], "-"),
             (&["v=TLSRPTv1;"], "-"),
             (&["v=TLSRPTv2; rua=mailto:a@x.test"], "-"),

@@ -158,6 +158,34 @@ fn logins() {
 }
 
 #[test]
+fn a_password_is_not_shown() {
+    let tls = postroad_mail::TlsInfo {
+        version: "TLSv1.3".to_owned(),
+        cipher: "x".to_owned(),
+    };
+    for (mechanism, replies) in [
+        (Mechanism::Plain, &b""[..]),
+        (Mechanism::Login, b"334 eA==\r\n334 eA==\r\n"),
+    ] {
+        let now = Instant::now();
+        let config = Arc::new(logged_in(mechanism));
+        let mut session = Session::new(now, config, Some(tls.clone()));
+        let mut input = BytesMut::from(&b"220 hi\r\n250-hi\r\n250 AUTH PLAIN LOGIN\r\n"[..]);
+        input.extend_from_slice(replies);
+        let _ = session.poll(now, &mut input);
+        let said = session.requests().clone();
+        let secret: &[u8] = if mechanism == Mechanism::Plain {
+            b"AHUAcA=="
+        } else {
+            b"cA=="
+        };
+        assert!(said.windows(secret.len()).any(|w| w == secret), "{said:?}");
+        let shown = format!("{session:?}");
+        assert!(!shown.contains("cA=="), "{shown}");
+    }
+}
+
+#[test]
 fn a_half_way_transaction_is_reset_before_the_next() {
     let script = format!(
         "{PIPED}C MAIL FROM:<a@b.test>\\nRCPT TO:<c@d.test>\\nDATA\nS 250 ok\nS 550 no\nS 554 none\n\

@@ -455,12 +455,12 @@ fn refusals_outside_a_message() {
         (
             format!("{reset}S 500 what"),
             2,
-            "Rcpt 550; broken Mail; Mail: the server said 500 what",
+            "Rcpt 550; broken Idle; Idle: the server said 500 what",
         ),
         (
             format!("{reset}S 451 no"),
             2,
-            "Rcpt 550; broken Mail; Mail: the server said 451 no",
+            "Rcpt 550; broken Idle; Idle: the server said 451 no",
         ),
         (
             format!("{reset}S 250 ok\nC MAIL FROM:<a@b.test>\nS 550 no"),

@@ -357,6 +357,14 @@ impl Store for MemStore {
         }
     }
 
+    fn hasten(&self, lane: &Lane, now: Timestamp, max: usize) -> usize {
+        let hastened = self.table().jobs.hasten(lane, now, max);
+        if hastened > 0 {
+            self.0.wakers.wake();
+        }
+        hastened
+    }
+
     fn operate<'a>(
         &'a self,
         now: Timestamp,

@@ -407,6 +407,7 @@ pub struct Totals {
 /// | [`Store::record`] | the outcome holds, the lease is over | it holds | it holds, but for that of the last second: then the job is due as before, and may be done twice |
 /// | … with notices | those are queued, and the outcome holds | both, or neither | both, or neither |
 /// | [`Store::renew`], [`Store::park`], [`Store::limit`] | it holds | forgotten | forgotten |
+/// | [`Store::hasten`] | the jobs are due | it may be forgotten | it may be forgotten |
 /// | [`Store::operate`] | it holds | it holds | it holds, unless a sync has failed, which [`Store::health`] says |
 /// | [`Store::close`] | all of the above is on disk | | |
 ///
@@ -463,7 +464,7 @@ pub trait Store: Send + Sync + 'static {
 
     /// Calls `wake` (cheap and non-blocking, from any thread, at the latest before the call that
     /// did it returns) whenever a job has become due by other ways than the passing of time: a
-    /// commit, a record, a retry, a lease given back.
+    /// commit, a record, a retry, jobs made due, a lease given back.
     fn on_due(&self, wake: Arc<dyn Fn() + Send + Sync>);
 
     /// Writes down what came of a claim and ends its lease.
@@ -496,6 +497,12 @@ pub trait Store: Send + Sync + 'static {
     /// At most so many jobs of a lane under lease at the same time, from now on; `None`: as the
     /// [`ClaimRequest`] says. Forgotten at a restart, and may be once the lane has no jobs.
     fn limit(&self, lane: &Lane, at_once: Option<usize>);
+
+    /// Makes jobs of a lane due at `now` that are due later, at most `max`, in order of due time;
+    /// says how many. Whoever waits for a host that was dead need not wait any longer. Jobs that
+    /// are held or under lease stay as they are, and a parked lane stays parked. Costs a logarithm
+    /// for each job, however many wait; may be forgotten at a restart.
+    fn hasten(&self, lane: &Lane, now: Timestamp, max: usize) -> usize;
 
     /// Does something to all messages that match; says to how many.
     ///

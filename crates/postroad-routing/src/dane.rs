@@ -11,7 +11,9 @@
 //!
 //! A host that a route itself names may be one that only this machine knows: `localhost` has no
 //! DANE, and one of which the DNS provably knows no address, such as one of a hosts file, is asked
-//! for TLSA records all the same.
+//! for TLSA records all the same. Nor have names that are never in the public DNS, such as
+//! `relay.internal`: the root proves that there is no such thing, whatever a name server of the
+//! site answers.
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
@@ -105,6 +107,11 @@ async fn asked(
     if domain.is_none() && is_localhost(name) {
         return Ok(Dane::Absent(format!("DANE: {name} is this machine")));
     }
+    if is_private(name) {
+        return Ok(Dane::Absent(format!(
+            "DANE: {name} is a private name, for which DNSSEC cannot vouch"
+        )));
+    }
     let others = match domain {
         // The name that the route has, where it is an alias (RFC 7672 section 3.2.2).
         None => vec![name.to_owned()],
@@ -146,6 +153,25 @@ fn is_localhost(name: &str) -> bool {
     name.rsplit('.')
         .next()
         .is_some_and(|last| last.eq_ignore_ascii_case("localhost"))
+}
+
+/// Names that the public DNS does not hold: reserved (RFC 6762, RFC 8375, `internal` by ICANN), or
+/// put off for good since sites use them (`home`, `corp`, `mail`, and RFC 6762 appendix G).
+fn is_private(name: &str) -> bool {
+    const PRIVATE: [&str; 9] = [
+        "internal",
+        "local",
+        "localdomain",
+        "intranet",
+        "private",
+        "corp",
+        "home",
+        "lan",
+        "mail",
+    ];
+    let name = name.to_ascii_lowercase();
+    let last = name.rsplit('.').next().unwrap_or_default();
+    PRIVATE.contains(&last) || name.ends_with(".home.arpa")
 }
 
 /// The domain's names, where its MX records (or that there are none) are secure, and name the

@@ -163,7 +163,8 @@ impl DnsResolver {
             RData::MX(mx) => Some((mx.preference, text(&mx.exchange))),
             _ => None,
         });
-        let MxSet::Hosts(mx) = order(records.collect(), seed) else {
+        let own = |name: &Domain| self.options.own_names.contains(name);
+        let MxSet::Hosts(mx) = order(records.collect(), seed, own) else {
             let text = format!("The domain {} takes no mail (null MX)", domain.ascii());
             return Err(PlanError::Permanent(replies::NULL_MX.with_text(text)));
         };

@@ -43,8 +43,14 @@ pub(crate) struct MxHosts {
 }
 
 /// By preference, random among equals, each host once, bounded. What is no name of a host is left
-/// out: an address (RFC 5321 section 5.1 asks for names), and the root among others.
-pub(crate) fn order(records: Vec<(u16, String)>, seed: u64) -> MxSet {
+/// out: an address (RFC 5321 section 5.1 asks for names), and the root among others. Where one is a
+/// name of ours, what is no better than that is left out here already, so that it is never us who
+/// are one too many.
+pub(crate) fn order(
+    records: Vec<(u16, String)>,
+    seed: u64,
+    is_us: impl Fn(&Domain) -> bool,
+) -> MxSet {
     let is_root = |host: &str| host.is_empty() || host == ".";
     if records.len() == 1 && records.iter().all(|(_, host)| is_root(host)) {
         return MxSet::Null;
@@ -65,6 +71,9 @@ pub(crate) fn order(records: Vec<(u16, String)>, seed: u64) -> MxSet {
     hosts.sort_by_cached_key(|(preference, host)| (*preference, shuffled(host.ascii(), seed)));
     let mut seen = HashSet::new();
     hosts.retain(|(_, host)| seen.insert(host.clone()));
+    if let Some(&(ours, _)) = hosts.iter().find(|(_, host)| is_us(host)) {
+        hosts.retain(|(preference, host)| *preference < ours || is_us(host));
+    }
     if hosts.len() > HOSTS_MAX {
         warnings.push(format!(
             "{} of {} mail exchangers are not tried: they are too many",
@@ -145,7 +154,7 @@ mod tests {
 
     fn ordered(hosts: &[(u16, &str)], seed: u64) -> MxHosts {
         let records = hosts.iter().map(|&(p, h)| (p, h.to_owned())).collect();
-        match order(records, seed) {
+        match order(records, seed, |_| false) {
             MxSet::Hosts(hosts) => hosts,
             MxSet::Null => panic!("null MX"),
         }
@@ -158,8 +167,8 @@ mod tests {
 
     #[test]
     fn null_mx() {
-        assert_eq!(order(vec![(0, ".".to_owned())], 1), MxSet::Null);
-        assert_eq!(order(vec![(0, String::new())], 1), MxSet::Null);
+        assert_eq!(order(vec![(0, ".".to_owned())], 1, |_| false), MxSet::Null);
+        assert_eq!(order(vec![(0, String::new())], 1, |_| false), MxSet::Null);
         let beside = ordered(&[(0, "."), (5, "a.test")], 1);
         assert_eq!(shown(&beside), "5 a.test");
         assert!(beside.warnings[0].contains("RFC 7505"), "{beside:?}");
@@ -215,6 +224,22 @@ mod tests {
         let bad: Vec<String> = (0..100).map(|n| format!("192.0.2.{n}")).collect();
         let records: Vec<_> = bad.iter().map(|name| (10, name.as_str())).collect();
         assert_eq!(ordered(&records, 7).warnings.len(), WARNINGS_MAX);
+    }
+
+    #[test]
+    fn we_are_never_one_too_many() {
+        let mut records = vec![(5, "best.test".to_owned())];
+        records.extend((0..3 * HOSTS_MAX).map(|n| (10, format!("h{n}.test"))));
+        records.push((10, "us.test".to_owned()));
+        for seed in 0..20 {
+            let ordered = order(records.clone(), seed, |host| host.ascii() == "us.test");
+            let MxSet::Hosts(MxHosts { hosts, warnings }) = ordered else {
+                panic!("null MX");
+            };
+            let names: Vec<_> = hosts.iter().map(|(_, host)| host.ascii()).collect();
+            assert_eq!(names, ["best.test", "us.test"]);
+            assert_eq!(warnings, [""; 0]);
+        }
     }
 
     #[test]

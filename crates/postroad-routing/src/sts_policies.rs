@@ -38,6 +38,8 @@ const FAILURES_MAX: usize = 10_000;
 const REFRESH_AT_ONCE: usize = 4;
 /// Policies that one round of refreshing fetches, at most.
 const REFRESH_MAX: usize = 64;
+/// How long a policy that has never been had is asked for in the background.
+const FETCH_TRIED_MAX: Duration = Duration::from_secs(24 * 3600);
 /// Keys that are asked for at a time.
 const PAGE: usize = 500;
 /// A policy that was not used for so long is not refreshed, and ends.
@@ -190,6 +192,8 @@ pub fn fuzz_sts_kept(octets: &[u8]) {
 #[derive(Clone, Debug)]
 struct Failure {
     id: String,
+    /// When it failed for the first time in a row.
+    first: Timestamp,
     at: Timestamp,
     error: StsFetchError,
 }
@@ -203,8 +207,12 @@ pub struct StsPolicies {
     cache: Arc<dyn Cache>,
     now: Now,
     failures: Mutex<HashMap<String, Failure>>,
-    /// What is being fetched: once for all who wait for it.
-    fetching: Mutex<HashMap<String, Fetching>>,
+    /// What is being fetched, by domain and id: once for all who wait for it. Who has seen a newer
+    /// id needs what was asked for after that.
+    fetching: Mutex<HashMap<(String, String), Fetching>>,
+    /// The key up to which the last round of refreshing came, where it did not come to the end: so
+    /// that those whose policies cannot be had never keep it from the others.
+    reached: Mutex<Option<String>>,
 }
 
 impl fmt::Debug for StsPolicies {
@@ -231,6 +239,7 @@ impl StsPolicies {
             now,
             failures: Mutex::default(),
             fetching: Mutex::default(),
+            reached: Mutex::default(),
         }
     }
 
@@ -320,16 +329,21 @@ impl StsPolicies {
         within: Duration,
     ) -> Result<Kept, StsFetchError> {
         let name = domain.ascii();
+        let key = (name.to_owned(), id.clone());
         let fetching = {
             let mut all = lock(&self.fetching);
+            // Where all who waited have gone away it stands still, and its time has run on.
+            if all.get(&key).is_some_and(is_left) {
+                all.remove(&key);
+            }
             let begin = || begin(Arc::clone(&self.fetch), domain.clone(), within);
-            all.entry(name.to_owned()).or_insert_with(begin).clone()
+            all.entry(key.clone()).or_insert_with(begin).clone()
         };
         let result = fetching.clone().await;
         {
             let mut all = lock(&self.fetching);
-            if all.get(name).is_some_and(|other| other.ptr_eq(&fetching)) {
-                all.remove(name);
+            if all.get(&key).is_some_and(|other| other.ptr_eq(&fetching)) {
+                all.remove(&key);
             }
         }
         let now = (self.now)();
@@ -358,8 +372,10 @@ impl StsPolicies {
             failures.retain(|_, failure| now.since(failure.at) < FETCH_AGAIN);
         }
         if failures.len() < FAILURES_MAX || failures.contains_key(name) {
+            let first = failures.get(name).map_or(now, |before| before.first);
             let failure = Failure {
                 id,
+                first,
                 at: now,
                 error: error.clone(),
             };
@@ -372,7 +388,7 @@ impl StsPolicies {
     /// goes.
     pub async fn maintain(&self) {
         // What was being fetched for somebody who has gone away.
-        lock(&self.fetching).retain(|_, f| f.strong_count().is_some_and(|count| count > 1));
+        lock(&self.fetching).retain(|_, fetching| !is_left(fetching));
         let due = self.due();
         stream::iter(due)
             .for_each_concurrent(REFRESH_AT_ONCE, |domain| async move {
@@ -383,41 +399,69 @@ impl StsPolicies {
 
     fn due(&self) -> Vec<Domain> {
         let now = (self.now)();
-        let mut due: Vec<Domain> = {
-            let failures = lock(&self.failures);
-            let slow = failures.iter().filter(|(_, failure)| {
-                now.since(failure.at) >= FETCH_AGAIN
-                    && matches!(failure.error, StsFetchError::Unreachable(_))
-            });
-            slow.filter_map(|(name, _)| name.parse().ok()).collect()
-        };
-        due.truncate(REFRESH_MAX / 2);
-        let mut after: Option<String> = None;
-        while due.len() < REFRESH_MAX {
+        let mut due = self.slow(now);
+        let begin = lock(&self.reached).take();
+        let (mut after, mut is_second_turn) = (begin.clone(), begin.is_none());
+        loop {
             let keys = self.cache.keys(SPACE, after.as_deref(), PAGE);
-            let Some(last) = keys.last() else {
-                break;
-            };
-            after = Some(last.clone());
-            for key in keys {
-                let kept = self.cache.get(SPACE, &key);
-                let kept = kept.as_deref().and_then(Kept::decode);
-                let (Some(kept), Ok(domain)) = (kept, key.parse::<Domain>()) else {
-                    self.cache.remove(SPACE, &key);
-                    continue;
-                };
-                if kept.is_past(now) {
-                    self.cache.remove(SPACE, &key);
-                } else if kept.is_half_past(now)
-                    && now.since(kept.used) < UNUSED_MAX
-                    && due.len() < REFRESH_MAX
-                    && self.failure(&domain, &kept.id).is_none()
-                {
-                    due.push(domain);
+            if keys.is_empty() {
+                if is_second_turn {
+                    return due;
                 }
+                (after, is_second_turn) = (None, true);
+                continue;
+            }
+            for key in keys {
+                if begin
+                    .as_ref()
+                    .is_some_and(|begin| is_second_turn && key > *begin)
+                {
+                    return due;
+                }
+                if due.len() >= REFRESH_MAX {
+                    *lock(&self.reached) = after;
+                    return due;
+                }
+                due.extend(self.is_due(&key, now));
+                after = Some(key);
             }
         }
-        due
+    }
+
+    /// Those whose policy has never been had, as their host was too slow; who waits longest first.
+    fn slow(&self, now: Timestamp) -> Vec<Domain> {
+        let mut failures = lock(&self.failures);
+        failures.retain(|_, failure| {
+            now.since(failure.first) < FETCH_TRIED_MAX || now.since(failure.at) < FETCH_AGAIN
+        });
+        let mut slow: Vec<_> = failures
+            .iter()
+            .filter(|(_, failure)| {
+                now.since(failure.at) >= FETCH_AGAIN
+                    && matches!(failure.error, StsFetchError::Unreachable(_))
+            })
+            .collect();
+        slow.sort_by_key(|(_, failure)| failure.at);
+        let domains = slow.into_iter().filter_map(|(name, _)| name.parse().ok());
+        domains.take(REFRESH_MAX / 2).collect()
+    }
+
+    /// The domain of a key, where its policy is to be refreshed; what is past goes.
+    fn is_due(&self, key: &str, now: Timestamp) -> Option<Domain> {
+        let kept = self.cache.get(SPACE, key);
+        let kept = kept.as_deref().and_then(Kept::decode);
+        let (Some(kept), Ok(domain)) = (kept, key.parse::<Domain>()) else {
+            self.cache.remove(SPACE, key);
+            return None;
+        };
+        if kept.is_past(now) {
+            self.cache.remove(SPACE, key);
+            return None;
+        }
+        let is_due = kept.is_half_past(now)
+            && now.since(kept.used) < UNUSED_MAX
+            && self.failure(&domain, &kept.id).is_none();
+        is_due.then_some(domain)
     }
 
     async fn refresh(&self, domain: &Domain) {
@@ -441,6 +485,11 @@ impl StsPolicies {
             self.cache.put(SPACE, domain.ascii(), &new.encode());
         }
     }
+}
+
+/// Whether nobody waits for it any more.
+fn is_left(fetching: &Fetching) -> bool {
+    fetching.strong_count().is_none_or(|count| count <= 1)
 }
 
 fn begin(fetch: Arc<dyn StsFetch>, domain: Domain, within: Duration) -> Fetching {

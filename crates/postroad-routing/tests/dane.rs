@@ -163,12 +163,19 @@ async fn as_rfc_7672_has_it() {
         ("", "nowhere.secure", "none"),
         ("", "localhost", "none"),
         ("", "filter.localhost", "none"),
+        ("", "relay.internal", "none"),
+        ("", "relay.Local", "none"),
+        ("", "box.home.arpa", "none"),
         ("d.secure", "localhost", "unusable"),
         // In no DNS by its address, but with records: they hold.
         ("", "hidden.secure", "dane 311: hidden.secure"),
         ("d.secure", "hidden.secure", "unusable"),
         // The domain is its own host, by an alias.
-        ("self.secure", "self.secure", "dane 311: real.secure self.secure"),
+        (
+            "self.secure",
+            "self.secure",
+            "dane 311: real.secure self.secure",
+        ),
         ("", "[192.0.2.1]", "none"),
     ] {
         let security = ask(&policies, domain, host).await;

@@ -240,6 +240,11 @@ async fn what_is_changed_on_the_way() {
     for fault in [
         Fault::Unsigned,
         Fault::Denied,
+        // A zone that need not sign its denial, and is not the one that was asked.
+        Fault::DeniedBy("insecure".to_owned(), false),
+        Fault::DeniedBy("insecure".to_owned(), true),
+        Fault::DeniedBy("secure".to_owned(), false),
+        Fault::AliasOf("nothing.insecure".to_owned(), "insecure".to_owned()),
         Fault::OtherOwner("mail.insecure".to_owned()),
         Fault::Truncated,
         Fault::Referral,
@@ -270,6 +275,21 @@ async fn what_is_changed_on_the_way() {
         let tlsa = resolver.tlsa("_25._tcp.mail.secure").await;
         assert_eq!(tlsa_word(&tlsa), "secure", "{fault:?}: {tlsa:?}");
     }
+}
+
+/// An alias with a signature says nothing of what is behind it.
+#[tokio::test]
+async fn behind_an_alias_nothing_can_be_hidden() {
+    let dns = SignedDns::start().await;
+    dns.cname("_25._tcp.mail.secure", "_25._tcp.dane.secure");
+    dns.tlsa("dane.secure", 25, 3, 1, 1, vec![7; 32]);
+    dns.fault("_25._tcp.mail.secure", Fault::AliasAlone);
+    let tlsa = resolver(&dns).tlsa("_25._tcp.mail.secure").await;
+    assert_eq!(tlsa_word(&tlsa), "secure", "{tlsa:?}");
+    let denied = Fault::DeniedBy("insecure".to_owned(), false);
+    dns.fault("_25._tcp.dane.secure", denied);
+    let tlsa = resolver(&dns).tlsa("_25._tcp.mail.secure").await;
+    assert_eq!(tlsa_word(&tlsa), "failed", "{tlsa:?}");
 }
 
 /// That a zone is not signed must be signed by the zone above it.

@@ -567,6 +567,14 @@ impl Store for LocalStore {
         }
     }
 
+    fn hasten(&self, lane: &Lane, now: Timestamp, max: usize) -> usize {
+        let hastened = self.inner().table().hasten(lane, now, max);
+        if hastened > 0 {
+            self.inner().wakers.wake();
+        }
+        hastened
+    }
+
     fn operate<'a>(
         &'a self,
         now: Timestamp,

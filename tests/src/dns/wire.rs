@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use hickory_server::proto::op::{Message, Query, ResponseCode};
-use hickory_server::proto::rr::rdata::NS;
+use hickory_server::proto::rr::rdata::{CNAME, NS, SOA};
 use hickory_server::proto::rr::{Name, RData, Record};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, UdpSocket};
@@ -40,6 +40,12 @@ pub enum Fault {
     Unsigned,
     /// There is nothing, and no proof of that.
     Denied,
+    /// The same with the SOA record of this other zone, without a signature; NXDOMAIN where true.
+    DeniedBy(String, bool),
+    /// An alias of this other name, without a signature, and the SOA record of that zone, likewise.
+    AliasOf(String, String),
+    /// The alias that the name is, with its signature, and nothing else.
+    AliasAlone,
     /// The right id, and octets that make no message behind it.
     Garbage,
 }
@@ -181,6 +187,11 @@ fn refuse(response: &mut Message, code: ResponseCode) {
     response.additionals.clear();
 }
 
+fn soa(zone: &str) -> Record {
+    let soa = SOA::new(name(zone), name(zone), 1, 300, 300, 300, 300);
+    Record::from_rdata(name(zone), 300, RData::SOA(soa))
+}
+
 fn spoil(response: &mut Message, fault: Fault) {
     match fault {
         Fault::ServFail => refuse(response, ResponseCode::ServFail),
@@ -198,6 +209,31 @@ fn spoil(response: &mut Message, fault: Fault) {
             }
         }
         Fault::Denied => refuse(response, ResponseCode::NoError),
+        Fault::DeniedBy(zone, all) => {
+            let code = if all {
+                ResponseCode::NXDomain
+            } else {
+                ResponseCode::NoError
+            };
+            refuse(response, code);
+            response.add_authority(soa(&zone));
+        }
+        Fault::AliasOf(other, zone) => {
+            let asked = response.queries.first().map(|q| q.name().clone());
+            refuse(response, ResponseCode::NoError);
+            let alias = RData::CNAME(CNAME(name(&other)));
+            response
+                .answers
+                .extend(asked.map(|asked| Record::from_rdata(asked, 300, alias)));
+            response.add_authority(soa(&zone));
+        }
+        Fault::AliasAlone => {
+            let asked = response.queries.first().map(|q| q.name().clone());
+            let own = std::mem::take(&mut response.answers);
+            refuse(response, ResponseCode::NoError);
+            let own = own.into_iter().filter(|r| Some(&r.name) == asked.as_ref());
+            response.answers.extend(own);
+        }
         Fault::OtherOwner(other) => {
             for record in &mut response.answers {
                 record.name = name(&other);

@@ -104,6 +104,10 @@ impl Store for Watched {
         self.inner.limit(lane, at_once);
     }
 
+    fn hasten(&self, lane: &Lane, now: Timestamp, max: usize) -> usize {
+        self.inner.hasten(lane, now, max)
+    }
+
     fn operate<'a>(
         &'a self,
         now: Timestamp,

@@ -35,20 +35,6 @@ impl Vouched<TestDns> {
         let dns = TestDns::start().await;
         Self::with(Site::new(), dns, delivery, "dnssec = \"off\"").await
     }
-
-    /// A domain with a policy (RFC 8461), its one host, and the server of the policy.
-    async fn policy(&self, domain: &str, mode: &str, script: &str) -> (Hop, PolicyServer) {
-        let dns = &self.world.dns;
-        let server = format!("mta-sts.{domain}");
-        let address = loopback();
-        dns.a(&server, address);
-        dns.txt(&format!("_mta-sts.{domain}"), &["v=STSv1; id=20240101;"]);
-        let policy =
-            format!("version: STSv1\r\nmode: {mode}\r\nmx: mx.{domain}\r\nmax_age: 86400\r\n");
-        let (tls, _) = self.authority.acceptor(&server).unwrap();
-        let server = PolicyServer::start(address, &server, tls, policy).await;
-        (self.host(domain, script).await.0, server)
-    }
 }
 
 impl<D: Names> Vouched<D> {
@@ -65,10 +51,34 @@ impl<D: Names> Vouched<D> {
         Self { world, authority }
     }
 
+    /// A domain with a policy, its one host, and the server of the policy.
+    async fn policy(&self, domain: &str, mode: &str, script: &str) -> (Hop, PolicyServer) {
+        let server = self.serve_policy(domain, mode).await;
+        (self.host(domain, script).await.0, server)
+    }
+
+    /// A policy for a domain (RFC 8461), and its server.
+    async fn serve_policy(&self, domain: &str, mode: &str) -> PolicyServer {
+        let dns = &self.world.dns;
+        let server = format!("mta-sts.{domain}");
+        let address = loopback();
+        dns.a(&server, address);
+        dns.txt(&format!("_mta-sts.{domain}"), "v=STSv1; id=20240101;");
+        let policy =
+            format!("version: STSv1\r\nmode: {mode}\r\nmx: mx.{domain}\r\nmax_age: 86400\r\n");
+        let (tls, _) = self.authority.acceptor(&server).unwrap();
+        PolicyServer::start(address, &server, tls, policy).await
+    }
+
     /// A domain with one host: a hop, and its good certificate.
     async fn host(&self, domain: &str, script: &str) -> (Hop, Vec<u8>) {
+        self.host_as(&format!("mx.{domain}"), domain, script).await
+    }
+
+    /// The same with a certificate for that name.
+    async fn host_as(&self, name: &str, domain: &str, script: &str) -> (Hop, Vec<u8>) {
         let host = format!("mx.{domain}");
-        let identity = Identity::new(&host, &self.authority).unwrap();
+        let identity = Identity::new(name, &self.authority).unwrap();
         let certificate = identity.certificate().to_vec();
         let address = SocketAddr::new(loopback(), self.world.port());
         self.world.dns.mx(domain, 10, &host);
@@ -177,6 +187,28 @@ async fn dane() {
         assert_eq!((hop.seen("MAIL"), hop.kept().len()), (0, 0));
     }
     assert!(vouched.world.sender.received().is_empty(), "a bounce");
+}
+
+/// Records that match are enough, whatever a policy says (RFC 8461 section 2): who has both is
+/// judged by DANE.
+#[tokio::test]
+async fn dane_outranks_mta_sts() {
+    let vouched = Vouched::signed("").await;
+    let starttls = "EHLO: with STARTTLS";
+    let name = "another.test";
+    let (hop, certificate) = vouched.host_as(name, "both.secure", starttls).await;
+    vouched.tlsa("both.secure", certificate);
+    let _served = vouched.serve_policy("both.secure", "enforce").await;
+    vouched.send("both.secure").await;
+    vouched.delivered("both.secure").await;
+    assert!(hop.kept()[0].tls);
+    // Without records it is the policy that counts, and the name.
+    let (hop, _) = vouched.host_as(name, "one.secure", starttls).await;
+    let _served = vouched.serve_policy("one.secure", "enforce").await;
+    vouched.send("one.secure").await;
+    let line = vouched.deferred("one.secure").await;
+    assert!(line.contains(" 4.7."), "{line}");
+    assert_eq!(hop.seen("MAIL"), 0);
 }
 
 /// `enforce` waits where the certificate is not valid, `testing` does not; it is seen either way.

@@ -18,6 +18,7 @@ pub(crate) trait Names {
     fn address(&self) -> SocketAddr;
     fn mx(&self, domain: &str, preference: u16, host: &str);
     fn a(&self, host: &str, address: IpAddr);
+    fn txt(&self, owner: &str, text: &str);
 }
 
 impl Names for TestDns {
@@ -34,6 +35,10 @@ impl Names for TestDns {
     fn a(&self, host: &str, address: IpAddr) {
         self.a(host, address);
     }
+
+    fn txt(&self, owner: &str, text: &str) {
+        self.txt(owner, &[text]);
+    }
 }
 
 impl Names for SignedDns {
@@ -49,6 +54,10 @@ impl Names for SignedDns {
 
     fn a(&self, host: &str, address: IpAddr) {
         self.a(host, address);
+    }
+
+    fn txt(&self, owner: &str, text: &str) {
+        self.txt(owner, &[text]);
     }
 }
 

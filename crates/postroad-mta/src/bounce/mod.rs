@@ -27,6 +27,16 @@ pub(crate) struct Ended {
     pub(crate) hop_notifies: bool,
 }
 
+impl Ended {
+    /// Who failed is tried again, since nobody can be told of it now.
+    pub(crate) fn put_off(&mut self) {
+        if let Outcome::Failed(evidence) = &self.outcome {
+            self.outcome = Outcome::Deferred(evidence.clone());
+            self.expired = false;
+        }
+    }
+}
+
 /// What has happened, and to which recipients; all have the same reverse-path.
 struct Owed<'a> {
     from: &'a ReversePath,
@@ -47,6 +57,15 @@ pub(crate) struct Shown {
 /// Recipients that a log line names, at most.
 const SHOWN_MAX: usize = 10;
 
+/// The notices that an attempt owes.
+#[derive(Debug, Default)]
+pub(crate) struct Notices {
+    pub(crate) all: Vec<(Notice, Shown)>,
+    /// Those of failures and delays are not there, since it cannot be told now whom one is for:
+    /// they are to be owed again.
+    pub(crate) is_put_off: bool,
+}
+
 /// One notice for each reverse-path and each thing that has happened, naming all recipients to
 /// whom it has.
 pub(crate) async fn notices(
@@ -56,9 +75,9 @@ pub(crate) async fn notices(
     late: bool,
     expires: Timestamp,
     now: Timestamp,
-) -> Vec<(Notice, Shown)> {
+) -> Notices {
     let config = &settings.config;
-    let mut notices = Vec::new();
+    let (mut all, mut is_put_off) = (Vec::new(), false);
     for owed in owed(job, ended, late) {
         let Some(to) = addressee(config, job, &owed) else {
             continue;
@@ -82,16 +101,35 @@ pub(crate) async fn notices(
             original,
         };
         let mut notice = reported.write(owed.action, &owed.recipients);
-        expand_own(&*config.aliases, &mut notice.draft.envelope).await;
+        let expanded = expand_own(&*config.aliases, &mut notice.draft.envelope).await;
+        if let Err(reply) = expanded {
+            let of_success = is_of_success(owed.action);
+            warn!(queue_id = %job.message.id, to = %escape_peer_text(&to.to_string()), %reply, of_success, "it cannot be told now whom a notice is for: one of success goes to the address as it stands, others wait");
+            is_put_off |= !of_success;
+        }
         let Draft {
             envelope, origin, ..
         } = &notice.draft;
         let size = notice.draft.head.len() + notice.body.len();
         let size = u64::try_from(size).unwrap_or(u64::MAX);
         notice.draft.lanes = lanes(&settings.router, envelope, origin, size).await;
-        notices.push((notice, reported.shown(owed.action, &owed.recipients)));
+        let shown = reported.shown(owed.action, &owed.recipients);
+        all.push((owed.action, notice, shown));
     }
-    notices
+    // All failures are tried again where one is: those told of now would be told of twice.
+    all.retain(|(action, ..)| !is_put_off || is_of_success(*action));
+    let all = all.into_iter().map(|(_, notice, shown)| (notice, shown));
+    Notices {
+        all: all.collect(),
+        is_put_off,
+    }
+}
+
+const fn is_of_success(action: Action) -> bool {
+    match action {
+        Action::Failed | Action::Delayed => false,
+        Action::Delivered | Action::Relayed | Action::Expanded => true,
+    }
 }
 
 /// Recipients by what is to be told of them, and to whom, each group in the order of its first.

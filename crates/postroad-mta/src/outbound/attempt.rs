@@ -108,6 +108,9 @@ impl Outbound {
             (waiting, refuses) = self.host(work, waiting, way, callee, is_last, budget).await;
             refusing += usize::from(refuses);
         }
+        if work.is_stopped() || budget.is_spent(clock::instant()) {
+            work.doubt(&waiting);
+        }
         if budget.is_costly(clock::instant()) {
             self.leave_alone(work, "its hosts cost too much time");
         }
@@ -172,7 +175,9 @@ impl Outbound {
                 Err(Unopened::Failed(error)) => {
                     failed += 1;
                     let what = self.unconnected(work, &error, &called, &waiting);
-                    refused += usize::from(what.refuses);
+                    // One that took mail a moment ago has more sessions than it likes.
+                    let is_lively = self.is_lively(work, &callee.key(address));
+                    refused += usize::from(what.refuses && !is_lively);
                     budget.failed(&error, what.is_dead);
                 }
                 Err(Unopened::Dead(dead)) => self.not_tried(work, &called, &dead, &waiting),
@@ -211,11 +216,7 @@ impl Outbound {
         callee: &Callee,
     ) -> HostSecurity {
         let lookup = &settings.security;
-        if callee
-            .addresses
-            .iter()
-            .all(|address| address.ip().is_none())
-        {
+        if callee.is_this_machine() {
             return HostSecurity::none();
         }
         lookup.security(way.domain, &callee.host, way.port).await
@@ -234,8 +235,14 @@ impl Outbound {
             mode: way.manner.tls(),
             implicit_tls: way.manner.implicit_tls,
             host: callee.host.name.ascii(),
+            by_mx: way.domain.is_some(),
             security,
-            message: work.message_tls.unwrap_or_default(),
+            message: if callee.is_this_machine() {
+                // It does not travel (RFC 8689 is about the transport from host to host).
+                MessageTls::Unsaid
+            } else {
+                work.message_tls.unwrap_or_default()
+            },
         };
         let name = || Some(callee.host.name.ascii().to_owned());
         match security::plan(&asked) {
@@ -255,7 +262,7 @@ impl Outbound {
                 if permanent {
                     work.fail_unless_waiting(waiting, &Outcome::Failed(evidence));
                 } else {
-                    work.set_all(waiting, &Outcome::Deferred(evidence));
+                    work.wait_unless_answered(waiting, &evidence);
                 }
                 None
             }
@@ -337,7 +344,7 @@ impl Outbound {
         }
         work.destination = work.destination.and(what.destination);
         work.blame(&what.evidence);
-        work.set_all(waiting, &Outcome::Deferred(what.evidence.clone()));
+        work.wait_unless_answered(waiting, &what.evidence);
         what
     }
 

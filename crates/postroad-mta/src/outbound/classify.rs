@@ -29,6 +29,8 @@ pub(crate) struct Unconnected {
     pub(crate) destination: Verdict,
     /// The host is dead.
     pub(crate) is_dead: bool,
+    /// The system itself knows no way to it, which says nothing of the host.
+    pub(crate) is_unreachable: bool,
     /// It says that it takes no mail: 5yz in its greeting.
     pub(crate) refuses: bool,
     /// It does not take our login.
@@ -230,6 +232,7 @@ pub(crate) fn unconnected(error: &ConnectError, hop: &Hop, at: Timestamp) -> Unc
     Unconnected {
         destination: row(&said).destination,
         is_dead: before_ehlo && !is_unreachable,
+        is_unreachable,
         refuses: said.phase == Phase::Greeting
             && evidence.remote
             && evidence.reply.severity() == Severity::Permanent,
@@ -294,6 +297,8 @@ mod tests {
             (refused(Phase::Data, 554), "failed false"),
             (refused(Phase::EndOfData, 452), "deferred false"),
             (refused(Phase::EndOfData, 554), "failed false"),
+            (refused(Phase::EndOfData, 421), "deferred false"),
+            (refused(Phase::Rcpt, 421), "deferred true"),
             (broken(Phase::Rcpt), "deferred true"),
             (broken(Phase::Data), "deferred true"),
             (broken(Phase::EndOfData), "deferred false"),

@@ -22,6 +22,9 @@ const SUCCESS_LASTS: Duration = Duration::from_secs(3600);
 const LIVELY: Duration = Duration::from_secs(60);
 /// An attempt that takes longer than this is slow.
 const SLOW: Duration = Duration::from_secs(10);
+/// So many attempts may find it full one after the other: those that were claimed before its bound
+/// was known.
+const REFUSED_MAX: u32 = 64;
 /// Dead hosts of a destination that are remembered with it.
 const DEAD_MAX: usize = 8;
 /// Octets of a remembered error, at most.
@@ -65,6 +68,19 @@ pub(crate) enum Asked {
     Begun(Begun),
     /// As many are under way as may be.
     Full,
+    /// They are, and it is asked for again and again: the store knows less of what is under way, as
+    /// where somebody removes messages from the queue that are being tried.
+    Overfull,
+}
+
+/// Mail that was put off only because no host could be reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Backlog {
+    None,
+    /// There is some.
+    Waits,
+    /// A host lives again: with each success some more is made due.
+    Moves,
 }
 
 /// What is known of a destination.
@@ -80,8 +96,9 @@ pub(crate) struct Destination {
     slow: bool,
     /// Until when it is left alone, and why.
     pub(crate) throttled: Option<(Timestamp, String)>,
-    /// Messages were put off only because its hosts were known to be dead.
-    waits_for_dead: bool,
+    backlog: Backlog,
+    /// Attempts that found it full, one after the other.
+    refused: u32,
     pub(crate) dead: Vec<HostKey>,
 }
 
@@ -108,7 +125,8 @@ impl Destination {
             last_failed: false,
             slow: false,
             throttled: None,
-            waits_for_dead: false,
+            backlog: Backlog::None,
+            refused: 0,
             dead: Vec::new(),
         }
     }
@@ -145,8 +163,14 @@ impl Destinations {
         }
         if one.in_flight >= one.window.size() {
             one.told = None;
+            one.refused += 1;
+            if one.refused > REFUSED_MAX {
+                one.refused = 0;
+                return (Asked::Overfull, one.tell());
+            }
             return (Asked::Full, one.tell());
         }
+        one.refused = 0;
         one.in_flight += 1;
         let begun = Begun {
             cohort: one.window.cohort(),
@@ -245,22 +269,36 @@ impl Destinations {
     /// A message waits only because none of its hosts could be reached.
     pub(crate) fn waits(&mut self, lane: &Lane) {
         if let Some(one) = self.0.touch(lane) {
-            one.waits_for_dead = true;
+            one.backlog = Backlog::Waits;
         }
     }
 
-    /// Whether messages wait only because its hosts were dead, which they are no more: then it
-    /// starts anew, and the answer is no from now on. With what the store is to be told.
-    pub(crate) fn revive(&mut self, lane: &Lane) -> (bool, Option<usize>) {
+    /// A host of it lives. How many of the messages that wait only for that may be made due, where
+    /// there are any: as many as may be under way, each time that one has got through. With what
+    /// the store is to be told.
+    pub(crate) fn revive(&mut self, lane: &Lane) -> (Option<usize>, Option<usize>) {
         let Some(one) = self.0.touch(lane) else {
-            return (false, None);
+            return (None, None);
         };
-        if !std::mem::take(&mut one.waits_for_dead) {
-            return (false, None);
+        match one.backlog {
+            Backlog::None => return (None, None),
+            Backlog::Waits => {
+                one.last_failed = false;
+                one.window.revived();
+                one.backlog = Backlog::Moves;
+            }
+            Backlog::Moves => {}
         }
-        one.last_failed = false;
-        one.window.revived();
-        (true, one.tell())
+        (Some(one.window.size()), one.tell())
+    }
+
+    /// All that waited for a host is due.
+    pub(crate) fn is_hastened(&mut self, lane: &Lane) {
+        if let Some(one) = self.0.touch(lane)
+            && one.backlog == Backlog::Moves
+        {
+            one.backlog = Backlog::None;
+        }
     }
 
     pub(crate) fn find(&self, lane: &Lane) -> Option<&Destination> {
@@ -284,7 +322,7 @@ mod tests {
     fn begin(all: &mut Destinations, lane: &Lane, now: u64) -> Begun {
         match all.begin(lane, 20, at(now)).0 {
             Asked::Begun(begun) => begun,
-            Asked::Full => panic!("full"),
+            Asked::Full | Asked::Overfull => panic!("full"),
         }
     }
 
@@ -296,7 +334,7 @@ mod tests {
             let (asked, tell) = all.begin(&lane, 20, at(0));
             match asked {
                 Asked::Begun(one) => begun.push(one),
-                Asked::Full => assert!(n >= 5),
+                Asked::Full | Asked::Overfull => assert!(n >= 5),
             }
             // Whoever finds it full says so again.
             assert_eq!(tell, (n == 0 || n >= 5).then_some(5), "{n}");
@@ -350,17 +388,17 @@ mod tests {
     }
 
     #[test]
-    fn a_backlog_is_revived_once() {
+    fn a_backlog_is_revived_step_by_step() {
         let (mut all, lane) = (Destinations::default(), Lane::new("a.test"));
         let host = HostKey {
             address: PeerAddress::Tcp("192.0.2.1:25".parse().unwrap()),
             name: "mx.a.test".to_owned(),
         };
-        assert_eq!(all.revive(&lane), (false, None));
+        assert_eq!(all.revive(&lane), (None, None));
         let begun = begin(&mut all, &lane, 0);
         all.dead(&lane, &host);
         all.dead(&lane, &host);
-        assert_eq!(all.revive(&lane), (false, None));
+        assert_eq!(all.revive(&lane), (None, None));
         all.waits(&lane);
         let long = "\u{fc}".repeat(1000);
         let told = all.end(&lane, &begun, Verdict::Failed, Some(&long), at(1));
@@ -368,8 +406,16 @@ mod tests {
         let one = all.find(&lane).unwrap();
         assert_eq!(one.dead, [host]);
         assert_eq!(one.last_error.as_ref().unwrap().1.len(), ERROR_MAX);
-        assert_eq!(all.revive(&lane), (true, Some(5)));
-        assert_eq!(all.revive(&lane), (false, None));
+        assert_eq!(all.revive(&lane), (Some(5), Some(5)));
+        // With each success as many as may be under way, until all are due.
+        all.end(&lane, &begun, Verdict::Well, None, at(2));
+        assert_eq!(all.revive(&lane), (Some(6), None));
+        all.is_hastened(&lane);
+        assert_eq!(all.revive(&lane), (None, None));
+        // What has come to wait meanwhile is not forgotten.
+        all.waits(&lane);
+        all.is_hastened(&lane);
+        assert_eq!(all.revive(&lane), (Some(6), None));
     }
 
     #[test]

@@ -163,6 +163,7 @@ impl Outbound {
             mode: way.manner.tls(),
             implicit_tls: way.manner.implicit_tls,
             host: callee.host.name.ascii(),
+            by_mx: way.domain.is_some(),
             security: &security,
             message: MessageTls::Unsaid,
         });

@@ -125,6 +125,9 @@ impl Outbound {
             let way = Way::to_hop(hosts, port, hop, &route.options, is_last);
             waiting = self.attempt(work, waiting, &way, &mut budget).await.waiting;
         }
+        if work.is_stopped() || budget.is_spent(clock::instant()) {
+            work.doubt(&waiting);
+        }
     }
 
     /// Where a hop listens, and at which port.
@@ -183,6 +186,7 @@ impl Outbound {
     async fn maildir(&self, work: &mut Work<'_>, directory: &Path, recipients: &[usize]) {
         let job = work.job;
         let envelope = &job.message.envelope;
+        work.has_asked = true;
         for &index in recipients {
             let Some(Recipient { address, .. }) = envelope.recipients().get(index) else {
                 continue;

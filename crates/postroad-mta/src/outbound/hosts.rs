@@ -23,6 +23,8 @@ const LONGEST: Duration = Duration::from_secs(600);
 /// A probe that has not come back by then will not: the connect, the greeting and EHLO together
 /// take less.
 const PROBE_MAX: Duration = Duration::from_secs(15 * 60);
+/// Who answered well within this time lives.
+const LIVELY: Duration = Duration::from_secs(60);
 /// Lanes that wait for a host and are remembered with it.
 const LANES_MAX: usize = 32;
 /// Octets of a remembered error, at most.
@@ -61,9 +63,12 @@ pub(crate) enum Standing {
     Dead(Dead),
 }
 
-/// All dead hosts.
+/// All dead hosts, and when those that live answered last.
 #[derive(Debug)]
-pub(crate) struct Hosts(Recent<HostKey, Dead>);
+pub(crate) struct Hosts {
+    dead: Recent<HostKey, Dead>,
+    answered: Recent<HostKey, Timestamp>,
+}
 
 impl Dead {
     /// Whether it is to be tried again, and nobody does.
@@ -76,17 +81,20 @@ impl Dead {
 
 impl Default for Hosts {
     fn default() -> Self {
-        Self(Recent::new(HOSTS_MAX, AGE, |dead| dead.probe.is_some()))
+        Self {
+            dead: Recent::new(HOSTS_MAX, AGE, |dead| dead.probe.is_some()),
+            answered: Recent::new(HOSTS_MAX, LIVELY, |_| false),
+        }
     }
 }
 
 impl Hosts {
     /// Whether a host may be called now, for mail of that lane.
     pub(crate) fn ask(&mut self, host: &HostKey, lane: &Lane, now: Timestamp) -> Standing {
-        if self.0.is_empty() {
+        if self.dead.is_empty() {
             return Standing::Usable;
         }
-        let Some(dead) = self.0.touch(host) else {
+        let Some(dead) = self.dead.touch(host) else {
             return Standing::Usable;
         };
         if dead.is_over(now) {
@@ -102,7 +110,7 @@ impl Hosts {
     /// What is known of a host that may not be called now, for mail of that lane; a probe is not
     /// begun by this.
     pub(crate) fn skip(&mut self, host: &HostKey, lane: &Lane, now: Timestamp) -> Option<Dead> {
-        if self.0.peek(host)?.is_over(now) {
+        if self.dead.peek(host)?.is_over(now) {
             return None;
         }
         match self.ask(host, lane, now) {
@@ -123,7 +131,7 @@ impl Hosts {
         let cut = error.floor_char_boundary(ERROR_MAX);
         let error = error.get(..cut).unwrap_or_default();
         let mut is_new = false;
-        let dead = self.0.touch_or(host, now, || {
+        let dead = self.dead.touch_or(host, now, || {
             is_new = true;
             Dead {
                 error: error.to_owned(),
@@ -145,23 +153,30 @@ impl Hosts {
         Some(dead.until)
     }
 
-    /// A host lives. The lanes that wait for it, where it was dead.
-    pub(crate) fn lives(&mut self, host: &HostKey) -> Option<Vec<Lane>> {
-        if self.0.is_empty() {
+    /// A host lives: it has answered just now. The lanes that wait for it, where it was dead.
+    pub(crate) fn lives(&mut self, host: &HostKey, now: Timestamp) -> Option<Vec<Lane>> {
+        *self.answered.touch_or(host.clone(), now, || now) = now;
+        if self.dead.is_empty() {
             return None;
         }
-        self.0.remove(host).map(|dead| dead.lanes)
+        self.dead.remove(host).map(|dead| dead.lanes)
+    }
+
+    /// Whether it answered well only a moment ago, whosever mail that was.
+    pub(crate) fn is_lively(&self, host: &HostKey, now: Timestamp) -> bool {
+        let last = self.answered.peek(host);
+        last.is_some_and(|&at| now.since(at) < LIVELY)
     }
 
     /// A probe has come to nothing that says anything of the host: another may follow.
     pub(crate) fn withdraw(&mut self, host: &HostKey) {
-        if let Some(dead) = self.0.touch(host) {
+        if let Some(dead) = self.dead.touch(host) {
             dead.probe = None;
         }
     }
 
     pub(crate) fn find(&self, host: &HostKey) -> Option<&Dead> {
-        self.0.peek(host)
+        self.dead.peek(host)
     }
 }
 
@@ -226,9 +241,10 @@ mod tests {
             assert_eq!(shown(&hosts.ask(&one, lane, at(1))), "dead");
         }
         assert_eq!(shown(&hosts.ask(&one, &lanes[0], at(30))), "probe");
-        assert_eq!(hosts.lives(&one).unwrap(), lanes[..LANES_MAX]);
+        assert_eq!(hosts.lives(&one, at(30)).unwrap(), lanes[..LANES_MAX]);
         assert_eq!(shown(&hosts.ask(&one, &lanes[0], at(30))), "usable");
-        assert_eq!(hosts.lives(&one), None);
+        assert_eq!(hosts.lives(&one, at(31)), None);
+        assert!(hosts.is_lively(&one, at(90)) && !hosts.is_lively(&one, at(91)));
         // It begins anew.
         hosts.failed(one.clone(), false, "refused", at(40));
         assert_eq!(hosts.find(&one).unwrap().until, at(70));
@@ -254,6 +270,6 @@ mod tests {
         for n in 0..200_000 {
             hosts.failed(host(n), false, "x", at(0));
         }
-        assert!(hosts.0.len() <= HOSTS_MAX);
+        assert!(hosts.dead.len() <= HOSTS_MAX);
     }
 }

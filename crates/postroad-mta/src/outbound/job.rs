@@ -57,13 +57,14 @@ impl Outbound {
         let mut work = Work::new(&settings, &job, Trail::new(self.history.is_some()));
         let ways = self.routes(&mut work).await;
         if self.may_begin(&mut work, &ways) {
-            for way in &ways {
-                if work.is_stopped() {
-                    break;
-                }
-                self.follow(&mut work, &way.route, &way.recipients).await;
-            }
+            let cut = tokio::select! {
+                biased;
+                () = self.follow_all(&mut work, &ways) => false,
+                () = self.cut.cancelled() => true,
+            };
+            work.is_cut = cut;
         }
+        self.return_tokens(&mut work);
         let end = JobEnd {
             destination: work.destination,
             error: work.error.take(),
@@ -76,7 +77,7 @@ impl Outbound {
             work.drop_weak();
         }
         if work.is_stopped() && work.found.is_empty() {
-            self.give_back(&work).await;
+            self.return_claim(&job).await;
             return;
         }
         if work.waits_for_a_host() {
@@ -96,6 +97,19 @@ impl Outbound {
         }
         for lane in &lanes {
             self.revive(lane);
+        }
+    }
+
+    async fn follow_all(&self, work: &mut Work<'_>, ways: &[Together]) {
+        for way in ways {
+            if work.is_stopped() {
+                break;
+            }
+            work.has_asked = false;
+            self.follow(work, &way.route, &way.recipients).await;
+            if work.has_asked {
+                work.use_token(way);
+            }
         }
     }
 
@@ -197,11 +211,8 @@ impl Outbound {
         let (settings, job) = (work.settings, work.job);
         let (message, schedule) = (&job.message, &settings.config.schedule);
         let next = self.next(&work, now);
-        let ended = ended(std::mem::take(&mut work.found), next);
-        for (&index, end) in &ended {
-            log(job, index, end, now);
-        }
-        let late = !job.warned && schedule.is_late(message.arrived, now);
+        let mut ended = ended(std::mem::take(&mut work.found), next);
+        let mut late = !job.warned && schedule.is_late(message.arrived, now);
         let owed = bounce::notices(
             settings,
             job,
@@ -211,11 +222,19 @@ impl Outbound {
             now,
         )
         .await;
-        let (notices, shown): (Vec<_>, Vec<_>) = owed.into_iter().unzip();
-        let next_due = match next {
+        let (notices, shown): (Vec<_>, Vec<_>) = owed.all.into_iter().unzip();
+        let mut next_due = match next {
             Next::Retry(at) => Some(at),
             Next::Expired => None,
         };
+        if owed.is_put_off {
+            ended.values_mut().for_each(Ended::put_off);
+            next_due = Some(next_due.unwrap_or(now + NOTICE_AGAIN));
+            late = false;
+        }
+        for (&index, end) in &ended {
+            log(job, index, end, now);
+        }
         let steps = work.trail.take();
         let attempt = self
             .history

@@ -1,7 +1,8 @@
 //! What the limits of routes let begin now; and claims that are given back, since they do not.
 
-use postroad_mail::Timestamp;
-use postroad_queue::{AttemptRecord, Lease};
+use std::sync::atomic::Ordering;
+
+use postroad_queue::{AttemptRecord, Claimed};
 use postroad_routing::Rate;
 use tracing::debug;
 
@@ -20,7 +21,12 @@ impl Outbound {
                 .filter_map(|way| way.route.options.limits.as_deref())
         };
         let most = limits().filter_map(|limits| limits.per_destination).min();
-        let (fits, tell) = self.known().admit(lane, most.unwrap_or(usual));
+        let most = most.unwrap_or(usual);
+        if most > usual {
+            // The store holds back what no route asks for.
+            self.widest.fetch_max(most, Ordering::Relaxed);
+        }
+        let (fits, tell) = self.known().admit(lane, most);
         self.tell(lane, tell);
         if !fits {
             work.is_full = true;
@@ -38,6 +44,14 @@ impl Outbound {
         true
     }
 
+    /// What was taken of the rates of messages and not used is there for others: those behind a
+    /// rate whose hosts are dead take nothing from those whose hosts live.
+    pub(crate) fn return_tokens(&self, work: &mut Work<'_>) {
+        for (name, rate) in work.tokens.drain(..) {
+            self.rates().give_back(&name, Counted::Messages, rate);
+        }
+    }
+
     /// Takes one of what a rate allows; where there is none, the job's lane is left alone until
     /// there is.
     pub(crate) fn take_token(
@@ -49,35 +63,39 @@ impl Outbound {
     ) -> bool {
         let now = self.clock.now();
         let lane = &work.job.lease.lane;
-        let until = match self.rates().take(name, counted, rate, now) {
-            Ok(()) => return true,
-            Err(until) => until,
+        let mut known = self.known();
+        let until = match known.throttled(lane, now) {
+            // Others of the lane have a turn already: they all come back for that, and take no
+            // other's.
+            Some(until) => {
+                if self.rates().take_if_any(name, counted, rate, now) {
+                    return true;
+                }
+                until
+            }
+            None => match self.rates().take(name, counted, rate, now) {
+                Ok(()) => return true,
+                Err(until) => until,
+            },
         };
-        // Others of the lane have a turn already: they all come back for that.
-        let until = self.known().throttled(lane, now).unwrap_or(until);
         let what = counted.name();
         let (count, seconds) = (rate.count, rate.per.as_secs_f64());
         let why = format!("the rate of {name}: {count} {what} in {seconds} s");
+        known.throttle(lane, until, why.clone());
+        drop(known);
         self.store.park(lane, until);
-        self.known().throttle(lane, until, why.clone());
         debug!(%lane, why, "a lane waits for its rate");
         work.away = Some((until, why));
         false
     }
 
-    /// A claim that has come to nothing, through no fault of the message: it is not counted.
-    pub(crate) async fn give_back(&self, work: &Work<'_>) {
-        for (name, rate) in &work.tokens {
-            self.rates().give_back(name, Counted::Messages, *rate);
-        }
-        let due = work.away.as_ref().map(|(until, _)| *until);
-        self.return_claim(&work.job.lease, due).await;
-    }
-
-    /// Ends a lease as if there had been none.
-    pub(crate) async fn return_claim(&self, lease: &Lease, due: Option<Timestamp>) {
+    /// Ends a lease as if there had been none: the claim has come to nothing, through no fault of
+    /// the message, and is not counted. When its lane may be claimed from again, the store knows.
+    pub(crate) async fn return_claim(&self, job: &Claimed) {
+        let lease = &job.lease;
         let record = AttemptRecord {
-            next_due: due,
+            // Where nothing was tried yet, it keeps its place in the line.
+            next_due: (job.attempts == 0).then_some(job.message.arrived),
             ..AttemptRecord::default()
         };
         if let Err(error) = self.store.record(self.clock.now(), lease, record).await {

@@ -54,22 +54,22 @@ mod views;
 mod window;
 mod work;
 
-use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use postroad_mail::Cache;
 use postroad_net::client::Connector;
+use postroad_queue::Store;
 use postroad_queue::history::History;
-use postroad_queue::{Lane, Store};
 use postroad_routing::{MxLookup, NoSecurity, SecurityLookup, SharedRouter};
 use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 
 use destinations::Destinations;
 use hosts::Hosts;
 use pool::Pool;
 use rates::Rates;
-use run::REVIVALS_MAX;
 use slots::Slots;
 use tls_books::TlsBooks;
 
@@ -99,31 +99,12 @@ pub struct Outbound {
     hosts: Mutex<Hosts>,
     rates: Mutex<Rates>,
     slots: Mutex<Slots>,
-    revivals: Revivals,
-    /// A lane is to be hastened.
-    revived: Notify,
+    /// The most attempts for one lane at the same time that a route has asked for.
+    widest: AtomicUsize,
+    /// The time to finish is over.
+    cut: CancellationToken,
     /// A job has ended: there may be room for another.
     ended: Notify,
-}
-
-/// Lanes that are to be hastened, each once.
-#[derive(Debug, Default)]
-struct Revivals(Mutex<VecDeque<Lane>>);
-
-impl Revivals {
-    /// Whether it was added.
-    fn push(&self, lane: Lane) -> bool {
-        let mut all = lock(&self.0);
-        let fits = all.len() < REVIVALS_MAX && !all.contains(&lane);
-        if fits {
-            all.push_back(lane);
-        }
-        fits
-    }
-
-    fn pop(&self) -> Option<Lane> {
-        lock(&self.0).pop_front()
-    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -164,8 +145,8 @@ impl Outbound {
             hosts: Mutex::default(),
             rates: Mutex::default(),
             slots: Mutex::new(Slots::new(concurrency)),
-            revivals: Revivals::default(),
-            revived: Notify::new(),
+            widest: AtomicUsize::new(0),
+            cut: CancellationToken::new(),
             ended: Notify::new(),
         }
     }
@@ -210,6 +191,7 @@ impl Outbound {
         let security = Arc::clone(&self.settings.load().security);
         let settings = Settings::new(config, router, mx, connector, security);
         self.settings.store(Arc::new(settings));
+        self.widest.store(0, Ordering::Relaxed);
     }
 
     /// Other TLS policies, for attempts from now on.

@@ -180,10 +180,11 @@ impl Pool {
         }
         let now = clock::instant();
         let until = (now + keeping.idle).min(pooled.opened + keeping.lifetime);
-        let is_wanted = self.waiting.load(Ordering::SeqCst) > 0;
-        if pooled.messages < keeping.messages && until > now && !is_wanted {
+        if pooled.messages < keeping.messages && until > now {
             let mut idle = self.lock();
-            if idle.has_room(&key) {
+            // Under the lock: who waits from now on finds what is kept.
+            let is_wanted = self.waiting.load(Ordering::SeqCst) > 0;
+            if !is_wanted && idle.has_room(&key) {
                 idle.put(key, pooled, until);
                 return;
             }

@@ -67,6 +67,19 @@ impl Rates {
         self.0.touch_or(key, now, Bucket::default).take(rate, now)
     }
 
+    /// Takes one, where there is one: for who has been told already when to come again.
+    pub(crate) fn take_if_any(
+        &mut self,
+        name: &str,
+        counted: Counted,
+        rate: Rate,
+        now: Timestamp,
+    ) -> bool {
+        let key = (name.to_owned(), counted);
+        let bucket = self.0.touch_or(key, now, Bucket::default);
+        bucket.take_if_any(rate, micros_of(now)).is_ok()
+    }
+
     /// Gives one back that was not used.
     pub(crate) fn give_back(&mut self, name: &str, counted: Counted, rate: Rate) {
         if let Some(bucket) = self.0.touch(&(name.to_owned(), counted)) {
@@ -77,26 +90,38 @@ impl Rates {
 
 impl Bucket {
     fn take(&mut self, rate: Rate, now: Timestamp) -> Result<(), Timestamp> {
-        let now_micros = now.as_millis().saturating_mul(1000);
-        let (interval, whole) = (interval(rate), micros(rate.per));
-        // A clock that was set back, or a rate that was changed, must not close the tap for long.
-        self.full_at = self.full_at.min(now_micros.saturating_add(whole));
-        let next = self
-            .full_at
-            .saturating_add(interval)
-            .saturating_sub(whole.max(interval));
-        if next <= now_micros {
-            self.full_at = self.full_at.max(now_micros).saturating_add(interval);
+        let now_micros = micros_of(now);
+        let Err(next) = self.take_if_any(rate, now_micros) else {
             return Ok(());
-        }
+        };
         let longest = now_micros.saturating_add(micros(AWAY_MAX));
         let turn = next
-            .max(self.promised.saturating_add(interval))
+            .max(self.promised.saturating_add(interval(rate)))
             .min(longest);
         self.promised = turn;
         let again = Timestamp::from_millis(turn.div_ceil(1000));
         Err(again.max(now + Duration::from_millis(1)))
     }
+
+    /// Takes one, or says when there is the next; in microseconds.
+    fn take_if_any(&mut self, rate: Rate, now: u64) -> Result<(), u64> {
+        let (interval, whole) = (interval(rate), micros(rate.per));
+        // A clock that was set back, or a rate that was changed, must not close the tap for long.
+        self.full_at = self.full_at.min(now.saturating_add(whole));
+        let next = self
+            .full_at
+            .saturating_add(interval)
+            .saturating_sub(whole.max(interval));
+        if next > now {
+            return Err(next);
+        }
+        self.full_at = self.full_at.max(now).saturating_add(interval);
+        Ok(())
+    }
+}
+
+fn micros_of(now: Timestamp) -> u64 {
+    now.as_millis().saturating_mul(1000)
 }
 
 fn interval(rate: Rate) -> u64 {

@@ -1,18 +1,18 @@
 //! The loop of delivery: claims what is due and starts it, as far as there is room.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use postroad_net::clock;
-use postroad_queue::{ClaimRequest, Claimed, Filter, Lane, Operation, StoreError};
+use postroad_queue::{ClaimRequest, Claimed, Lane, StoreError};
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{debug, error, info, warn};
+use tracing::{debug, error, warn};
 
+use super::Outbound;
 use super::destinations::{Asked, Begun};
 use super::job::JobEnd;
-use super::{Outbound, replies};
 
 /// Jobs claimed at a time, at most.
 const CLAIM_MAX: usize = 64;
@@ -22,11 +22,10 @@ const LEASE: Duration = Duration::from_secs(600);
 const RENEW: Duration = Duration::from_secs(200);
 /// How long to wait after the store has failed to answer.
 const STORE_PAUSE: Duration = Duration::from_secs(1);
-/// Lanes whose hosts have been found alive, and whose mail is yet to be hastened, at most; more go
-/// by their schedule.
-pub(crate) const REVIVALS_MAX: usize = 1000;
-/// Hastening looks at the whole queue: it takes no more than this part of the time.
-const REVIVAL_PART: u32 = 10;
+/// Attempts that are cut off end within this time.
+const CUT_OFF: Duration = Duration::from_secs(2);
+/// A lane of which more is claimed than may be under way is left alone for so long.
+const OVERFULL_PAUSE: Duration = Duration::from_secs(1);
 
 /// An attempt that counts as under way until it has ended, or this is dropped.
 pub(crate) struct Running {
@@ -72,7 +71,6 @@ impl Outbound {
         self.store.on_due(Arc::new(move || wake.notify_one()));
         let room = Arc::new(Semaphore::new(self.settings.load().config.concurrency));
         let jobs = TaskTracker::new();
-        let mut reviving = std::pin::pin!(self.reviving());
         while !shutdown.is_cancelled() {
             let started = self.start_jobs(&room, &jobs).await;
             if started > 0 {
@@ -95,7 +93,6 @@ impl Outbound {
                 () = self.ended.notified() => {}
                 () = tokio::time::sleep(wait.min(Duration::from_secs(3600))) => {}
                 () = self.pool.expire() => {}
-                () = &mut reviving => {}
             }
         }
         jobs.close();
@@ -104,6 +101,9 @@ impl Outbound {
                 jobs = jobs.len(),
                 "deliveries cut off at the end of the time to finish; they will be tried again"
             );
+            // What has come of them so far is written down.
+            self.cut.cancel();
+            let _ = tokio::time::timeout(CUT_OFF, jobs.wait()).await;
         }
         // With what came of the last ones.
         if let Some(books) = &self.books {
@@ -118,9 +118,10 @@ impl Outbound {
             return 0;
         }
         let per_lane = self.settings.load().config.per_destination;
+        let widest = self.widest.load(Ordering::Relaxed);
         let request = ClaimRequest {
             max,
-            per_lane,
+            per_lane: per_lane.max(widest),
             lease: LEASE,
         };
         let claimed = match self.store.claim(self.clock.now(), &request).await {
@@ -134,7 +135,7 @@ impl Outbound {
         let mut started = 0;
         for job in claimed {
             let Some(running) = self.admit(&job, per_lane) else {
-                self.return_claim(&job.lease, None).await;
+                self.return_claim(&job).await;
                 continue;
             };
             let Ok(permit) = Arc::clone(room).try_acquire_owned() else {
@@ -162,8 +163,13 @@ impl Outbound {
         let lane = &job.lease.lane;
         let (asked, tell) = self.known().begin(lane, per_lane, now);
         self.tell(lane, tell);
-        let Asked::Begun(begun) = asked else {
-            return None;
+        let begun = match asked {
+            Asked::Begun(begun) => begun,
+            Asked::Full => return None,
+            Asked::Overfull => {
+                self.store.park(lane, now + OVERFULL_PAUSE);
+                return None;
+            }
         };
         let Err(turn) = self.slots().take(begun.standing, now) else {
             return Some(Running {
@@ -213,44 +219,18 @@ impl Outbound {
         }
     }
 
-    /// A lane's host lives: what waits only for that is to be due now.
+    /// A lane's host lives, or has taken a message: some more of what waits only for that is due
+    /// now, in step with what may be under way.
     pub(crate) fn revive(&self, lane: &Lane) {
-        let (is_waiting, tell) = self.known().revive(lane);
+        let (most, tell) = self.known().revive(lane);
         self.tell(lane, tell);
-        if is_waiting && self.revivals.push(lane.clone()) {
-            self.revived.notify_one();
-        }
-    }
-
-    /// Makes the mail of lanes due whose hosts have been found alive, one lane after the other.
-    /// Never ends.
-    async fn reviving(&self) {
-        loop {
-            while let Some(lane) = self.revivals.pop() {
-                let began = clock::instant();
-                self.hasten(&lane).await;
-                let took = clock::instant().duration_since(began);
-                tokio::time::sleep(took * (REVIVAL_PART - 1)).await;
-            }
-            self.revived.notified().await;
-        }
-    }
-
-    /// Those of a lane who were put off because no host could be reached are due now.
-    async fn hasten(&self, lane: &Lane) {
-        let status = replies::UNCONNECTED.to_string();
-        let code = status.split_inclusive(' ').take(2).collect::<String>();
-        let filter = Filter {
-            lane: Some(lane.as_str().to_owned()),
-            reason: Some(code),
-            held: Some(false),
-            ..Filter::default()
+        let Some(most) = most else {
+            return;
         };
-        let retry = Operation::Retry;
-        match self.store.operate(self.clock.now(), retry, &filter).await {
-            Ok(0) => {}
-            Ok(messages) => info!(%lane, messages, "a dead host lives again: its mail is due now"),
-            Err(error) => debug!(%lane, %error, "the mail of a host that lives again waits"),
+        let hastened = self.store.hasten(lane, self.clock.now(), most);
+        debug!(%lane, hastened, "a dead host lives again: more of its mail is due");
+        if hastened < most {
+            self.known().is_hastened(lane);
         }
     }
 }

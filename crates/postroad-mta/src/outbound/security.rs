@@ -13,9 +13,11 @@
 //! | require | else | required | as above | no |
 //! | verify | DANE in force | required | matched by TLSA | no |
 //! | verify | else | required | valid | no |
-//! | any | the host is unusable | the host is skipped | | |
+//! | verify, and it names the host | the host is unusable | required | valid | no |
+//! | any other but none | the host is unusable | the host is skipped | | |
 //!
-//! REQUIRETLS puts every policy in force, and skips hosts that nothing vouches for. `TLS-Required:
+//! REQUIRETLS puts every policy in force, and skips hosts that nothing vouches for: for those that
+//! MX records name, that must be DANE or MTA-STS, even where the route is `verify`. `TLS-Required:
 //! No` in the header takes DANE and MTA-STS out of force, never what the route itself asks for.
 //!
 //! The engine, per host: [`MessageTls::read`] once a message, `SecurityLookup::security`, then
@@ -122,6 +124,8 @@ pub(crate) struct Asked<'a> {
     pub(crate) implicit_tls: bool,
     /// The host's name.
     pub(crate) host: &'a str,
+    /// The host was named by MX records, or is the recipient's domain itself: not by a route.
+    pub(crate) by_mx: bool,
     /// By DANE and MTA-STS.
     pub(crate) security: &'a HostSecurity,
     /// By the message.
@@ -138,6 +142,7 @@ pub(crate) fn plan(asked: &Asked<'_>) -> Result<TlsPlan, Reply> {
         mode,
         implicit_tls,
         host,
+        by_mx,
         security,
         message,
     } = *asked;
@@ -154,8 +159,11 @@ pub(crate) fn plan(asked: &Asked<'_>) -> Result<TlsPlan, Reply> {
     }
     let in_force = (security.enforced || required) && message != MessageTls::Optional;
     let demand = policy(&security.requirement, host);
+    // A certificate that is valid for the name that the route has needs no word of the DNS.
+    let by_name = mode == TlsMode::Verify && !by_mx;
     if let (Requirement::Unusable(reply), true) = (&security.requirement, in_force)
         && mode != TlsMode::None
+        && !by_name
     {
         return Err(reply.clone());
     }
@@ -170,7 +178,14 @@ pub(crate) fn plan(asked: &Asked<'_>) -> Result<TlsPlan, Reply> {
             (demand, judges, in_force)
         }
     };
-    let verified = enforce && certificate != CertificateCheck::Any;
+    // A certificate proves no more than the host's name. Where that comes from the MX records, it
+    // must be vouched for, too (RFC 8689 section 4.2.1): DANE and MTA-STS do that.
+    let named = !by_mx
+        || matches!(
+            security.requirement,
+            Requirement::Dane { .. } | Requirement::Valid
+        );
+    let verified = enforce && named && certificate != CertificateCheck::Any;
     if required && !verified {
         return Err(REQUIRETLS_UNSUPPORTED.with_text(format!(
             "REQUIRETLS support required: nothing vouches for the certificate of {host}"

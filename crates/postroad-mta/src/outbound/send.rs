@@ -117,6 +117,7 @@ impl Outbound {
         pooled: &mut Pooled,
         group: &[usize],
     ) -> Sent {
+        work.has_asked = true;
         let envelope = &work.job.message.envelope;
         let all = envelope.recipients();
         let chosen: Vec<Recipient> = group.iter().filter_map(|&n| all.get(n).cloned()).collect();

@@ -46,6 +46,12 @@ impl Callee {
         plan.hosts.into_iter().map(callee).collect()
     }
 
+    /// Whether it is a program on this machine, behind a Unix socket: nobody stands in between.
+    pub(crate) fn is_this_machine(&self) -> bool {
+        let mut addresses = self.addresses.iter();
+        addresses.all(|address| matches!(address, PeerAddress::Unix(_)))
+    }
+
     /// As evidence and log show it.
     pub(crate) fn hop(&self, address: &PeerAddress, tls: Option<String>) -> Hop {
         let name = self.host.name.ascii().to_owned();
@@ -93,6 +99,19 @@ pub(crate) struct Called<'a> {
     pub(crate) plan: &'a TlsPlan,
     pub(crate) security: &'a HostSecurity,
     pub(crate) key: Key,
+}
+
+/// A host that was dead, being tried. However that ends, or where it is cut off with its job,
+/// another may try it next.
+struct Probe<'a> {
+    outbound: &'a Outbound,
+    host: &'a HostKey,
+}
+
+impl Drop for Probe<'_> {
+    fn drop(&mut self) {
+        self.outbound.hosts().withdraw(self.host);
+    }
 }
 
 /// Why there is no session.
@@ -179,9 +198,11 @@ impl Outbound {
         if let Standing::Dead(dead) = standing {
             return Err(Unopened::Dead(dead));
         }
-        let is_probe = matches!(standing, Standing::Probe);
+        let probe = matches!(standing, Standing::Probe).then_some(Probe {
+            outbound: self,
+            host: &host,
+        });
         if !self.may_connect(work, called.manner.options) {
-            self.hosts().withdraw(&host);
             return Err(Unopened::Away);
         }
         let place = self.pool.place().await;
@@ -194,9 +215,9 @@ impl Outbound {
                 drop::<Place>(place);
                 let now = self.clock.now();
                 let what = classify::unconnected(&error, &called.hop(), now);
-                if self.is_death(work, &what) {
-                    self.died(work, &host, is_probe, &what);
-                } else {
+                if self.is_death(work, &host, &what) {
+                    self.died(work, &host, probe.is_some(), &what);
+                } else if !what.is_unreachable {
                     self.lives(&host, &mut work.revived);
                 }
                 Err(Unopened::Failed(error))
@@ -217,7 +238,7 @@ impl Outbound {
 
     /// A host has answered; `revived` gets the lanes that wait for it.
     pub(crate) fn lives(&self, host: &HostKey, revived: &mut Vec<Lane>) {
-        let waiting = self.hosts().lives(host);
+        let waiting = self.hosts().lives(host, self.clock.now());
         if let Some(waiting) = waiting {
             let (name, address) = (&host.name, &host.address);
             info!(name, %address, "a dead host lives again");
@@ -227,12 +248,14 @@ impl Outbound {
 
     /// Whether a host is dead that failed like this. One that took mail a moment ago, and greets
     /// with a refusal now, has more sessions than it likes: that is what windows are for.
-    fn is_death(&self, work: &Work<'_>, what: &Unconnected) -> bool {
-        what.is_dead
-            && !(what.evidence.remote
-                && self
-                    .known()
-                    .is_lively(&work.job.lease.lane, self.clock.now()))
+    fn is_death(&self, work: &Work<'_>, host: &HostKey, what: &Unconnected) -> bool {
+        what.is_dead && !(what.evidence.remote && self.is_lively(work, host))
+    }
+
+    /// Whether the destination took mail a moment ago, or the host answered somebody else's.
+    pub(crate) fn is_lively(&self, work: &Work<'_>, host: &HostKey) -> bool {
+        let (lane, now) = (&work.job.lease.lane, self.clock.now());
+        self.known().is_lively(lane, now) || self.hosts().is_lively(host, now)
     }
 
     fn may_connect(&self, work: &mut Work<'_>, options: &RouteOptions) -> bool {

@@ -30,8 +30,11 @@
 //! - A login that a smarthost refuses (535) is a mistake in our configuration, or in the smarthost's:
 //!   the log says so as an error, and no mail is bounced for it.
 //! - 5yz to the greeting bounces a message where *every* host of an MX plan says it in the same
-//!   attempt; one host that might have taken it is enough to keep it. Hosts that a route names are
-//!   ours to put right: they never bounce for it.
+//!   attempt; one host that might have taken it is enough to keep it, and so is one that answered
+//!   well within the minute before: it has more sessions than it likes. Hosts that a route names
+//!   are ours to put right: they never bounce for it.
+//! - What one host says for good of itself only (no such host, no REQUIRETLS) counts where all others
+//!   were asked, too. What a host says of a recipient is not hidden by one that cannot be reached.
 //! - STARTTLS that fails and is not required: the same address again, in plaintext.
 //! - 452 to RCPT, or 552, while others were taken: the same connection again, as long as some are
 //!   taken each time. 452 that brings no progress is of the last rows.

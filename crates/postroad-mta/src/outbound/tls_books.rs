@@ -224,7 +224,7 @@ impl Books {
             }
             return;
         }
-        self.full = false;
+        self.full &= self.counts.len() >= COUNTED_MAX;
         self.counts.entry(key.clone()).or_default().add(session);
         self.changed_counts.insert(key);
     }
@@ -475,7 +475,11 @@ pub(crate) mod tests {
             let at = noon() + Duration::from_millis(n as u64);
             books.session(at, &session(&format!("d{n}.test"), &security, OK), true);
         }
+        // One that is counted does not make room: it is not said again for the next.
+        let at = noon() + Duration::from_millis(more as u64);
+        books.session(at, &session("d0.test", &security, OK), true);
         let inner = books.lock();
+        assert!(inner.full);
         assert_eq!(inner.counts.len(), COUNTED_MAX);
         assert!(inner.observed.len() <= OBSERVED_MAX);
         let last = format!("d{}.test", more - 1);
@@ -483,7 +487,8 @@ pub(crate) mod tests {
             inner.observed.contains_key(&last),
             "who was seen last stays"
         );
-        assert!(!inner.observed.contains_key("d0.test"));
+        assert!(inner.observed.contains_key("d0.test"));
+        assert!(!inner.observed.contains_key("d1.test"));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use postroad_routing::Rate;
 use super::classify::Classified;
 use super::destinations::Verdict;
 use super::downgrade::Downgraded;
+use super::job::Together;
 use super::security::MessageTls;
 use super::table::Retry;
 use super::trail::Trail;
@@ -23,6 +24,8 @@ pub(crate) struct Found {
     pub(crate) retry: Retry,
     /// Nobody was asked: anything that a host says counts more.
     weak: bool,
+    /// A host has said so of this recipient.
+    answered: bool,
     /// A failure that holds for one host only: it counts where no other has anything else to say.
     of_one_host: bool,
 }
@@ -42,8 +45,12 @@ pub(crate) struct Work<'a> {
     pub(crate) away: Option<(Timestamp, String)>,
     /// What was taken of the rates of messages, to be given back where it is not used.
     pub(crate) tokens: Vec<(String, Rate)>,
+    /// Somebody was asked to take the message since this was last set to no.
+    pub(crate) has_asked: bool,
     /// As many as the route allows are under way already.
     pub(crate) is_full: bool,
+    /// It was cut off, at the end of the process.
+    pub(crate) is_cut: bool,
     /// Lanes that waited for a host which has been found alive.
     pub(crate) revived: Vec<Lane>,
     /// What the message says of TLS, once it has been read.
@@ -63,7 +70,9 @@ impl<'a> Work<'a> {
             error: None,
             away: None,
             tokens: Vec::new(),
+            has_asked: false,
             is_full: false,
+            is_cut: false,
             revived: Vec::new(),
             message_tls: None,
             downgraded: None,
@@ -72,7 +81,16 @@ impl<'a> Work<'a> {
 
     /// Whether no host is to be called any more: the job goes back.
     pub(crate) const fn is_stopped(&self) -> bool {
-        self.away.is_some() || self.is_full
+        self.away.is_some() || self.is_full || self.is_cut
+    }
+
+    /// What was taken of the rate of a route is used.
+    pub(crate) fn use_token(&mut self, way: &Together) {
+        let name = way.route.options.limits.as_ref().map(|limits| &limits.name);
+        let mut tokens = self.tokens.iter();
+        if let Some(at) = tokens.position(|(of, _)| Some(of) == name) {
+            self.tokens.swap_remove(at);
+        }
     }
 
     /// Forgets those for whom nobody was asked.
@@ -102,6 +120,7 @@ impl<'a> Work<'a> {
         let found = Found {
             hop_notifies,
             retry: said.retry,
+            answered: said.outcome.evidence().remote,
             ..Found::new(said.outcome)
         };
         if said.try_next {
@@ -115,6 +134,31 @@ impl<'a> Work<'a> {
     pub(crate) fn fail_unless_waiting(&mut self, recipients: &[usize], outcome: &Outcome) {
         for &recipient in recipients {
             self.put_unless_waiting(recipient, Found::new(outcome.clone()));
+        }
+    }
+
+    /// A host cannot be asked: that counts for those of whom none that could has said to wait.
+    pub(crate) fn wait_unless_answered(&mut self, recipients: &[usize], evidence: &Evidence) {
+        for &recipient in recipients {
+            let found = self.found.get(&recipient);
+            let waits = |f: &Found| f.answered && matches!(f.outcome, Outcome::Deferred(_));
+            if !found.is_some_and(waits) {
+                self.set(recipient, Outcome::Deferred(evidence.clone()));
+            }
+        }
+    }
+
+    /// Not all hosts could be asked: what one says for good of itself does not count yet.
+    pub(crate) fn doubt(&mut self, recipients: &[usize]) {
+        for recipient in recipients {
+            if let Some(found) = self.found.get_mut(recipient)
+                && found.of_one_host
+                && let Outcome::Failed(evidence) = &found.outcome
+            {
+                found.outcome = Outcome::Deferred(evidence.clone());
+                found.of_one_host = false;
+                found.weak = true;
+            }
         }
     }
 
@@ -199,6 +243,7 @@ impl Found {
             hop_notifies: false,
             retry: Retry::Usual,
             weak: false,
+            answered: false,
             of_one_host: false,
         }
     }

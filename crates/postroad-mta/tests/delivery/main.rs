@@ -9,11 +9,14 @@
 )]
 
 mod connections;
+mod doubts;
 mod explained;
 mod hop;
 mod kit;
 mod lists;
 mod notices;
+mod put_off;
 mod routes;
+mod terms;
 mod transactions;
 mod ways;

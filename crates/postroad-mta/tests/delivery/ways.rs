@@ -339,6 +339,23 @@ async fn a_message_that_demands_tls() {
     assert_eq!(hop.connections(), 0);
 }
 
+/// A socket of this machine is the end of the way, not a part of it.
+#[tokio::test]
+async fn a_message_that_demands_tls_may_end_here() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("lmtp");
+    let hop = Hop::unix(&path, |_, _| Act::Usual).await;
+    let route = to(lmtp(HopAddress::Unix(path)), RouteOptions::default());
+    let world = World::routed(route).await;
+    let demanding = |envelope: &mut postroad_mail::Envelope| envelope.require_tls = true;
+    world
+        .send_with("", &["bob@far.test"], "A: b\r\n\r\nx\r\n", demanding)
+        .await;
+    world.run();
+    world.empty().await;
+    assert_eq!(hop.taken().len(), 1);
+}
+
 /// A route without a source address of a host's family does not call it over that.
 #[tokio::test]
 async fn only_from_the_addresses_that_a_route_names() {

@@ -13,7 +13,7 @@ use postroad_intake::RoutePreview as _;
 use postroad_mail::{Domain, Envelope, Origin, Recipient, Timestamp};
 use postroad_mta::{Clock, Outbound, OutboundConfig};
 use postroad_net::client::{Connector, Dial, Dialling, PeerAddress, Stream};
-use postroad_queue::{Draft, MemStore, Store as _};
+use postroad_queue::{Draft, Filter, MemStore, Operation, QueueId, Store as _};
 use postroad_routing::{BoxFuture, HopPlan, Host, MxLookup, PlanError, SharedRouter};
 use tokio::io::{
     AsyncBufReadExt as _, AsyncRead, AsyncWrite, AsyncWriteExt as _, BufReader, DuplexStream,
@@ -47,6 +47,8 @@ pub enum Temper {
     Takes(Duration),
     /// Connects come to nothing.
     Dead,
+    /// The system knows no way there.
+    NoWay,
 }
 
 pub const WELL: Temper = Temper::Takes(Duration::ZERO);
@@ -143,6 +145,9 @@ impl Dial for SimDial {
                 seen.connects += 1;
                 seen.temper
             });
+            if temper == Temper::NoWay {
+                return Err(io::ErrorKind::NetworkUnreachable.into());
+            }
             self.0.opened(n);
             let open = Open(Arc::clone(&self.0), n);
             let Temper::Takes(pace) = temper else {
@@ -325,7 +330,11 @@ impl World {
         tokio::spawn(run);
     }
 
-    pub async fn send(&self, from: &str, n: u32) {
+    pub fn stop(&self) {
+        self.shutdown.cancel();
+    }
+
+    pub async fn send(&self, from: &str, n: u32) -> QueueId {
         let to = Recipient::new(format!("bob@n{n}.test").parse().unwrap());
         let envelope = Envelope::new(format!("<{from}>").parse().unwrap(), to);
         let origin = Origin::default();
@@ -339,7 +348,17 @@ impl World {
             lanes,
             resumes: None,
         };
-        incoming.commit(self.clock.now(), draft).await.unwrap();
+        incoming.commit(self.clock.now(), draft).await.unwrap()
+    }
+
+    /// As an operator does it: attempts that are under way go on.
+    pub async fn remove(&self, ids: Vec<QueueId>) {
+        let filter = Filter {
+            ids,
+            ..Filter::default()
+        };
+        let (now, remove) = (self.clock.now(), Operation::Remove);
+        self.store.operate(now, remove, &filter).await.unwrap();
     }
 
     /// Lets time pass until something is so; gives the time that took, and panics where it takes

@@ -1,5 +1,7 @@
 //! The client's side of AUTH: base64 and lines around whatever the mechanism says.
 
+use std::fmt;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use postroad_mail::{Reply, Severity};
@@ -11,7 +13,6 @@ use crate::sasl::{ClientSide, Mechanism, Response};
 use crate::server::AUTH_LINE_MAX;
 
 /// A login under way.
-#[derive(Debug)]
 pub(crate) struct Login {
     mechanism: Mechanism,
     side: Box<dyn ClientSide>,
@@ -19,6 +20,15 @@ pub(crate) struct Login {
     initial: Option<Response>,
     /// `*` has been sent: nothing but a refusal may follow.
     cancelled: bool,
+}
+
+/// Without what is to be said, which may be a password.
+impl fmt::Debug for Login {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Login")
+            .field("mechanism", &self.mechanism)
+            .finish_non_exhaustive()
+    }
 }
 
 /// What follows a reply.

@@ -1,3 +1,4 @@
+use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,6 @@ use super::{Config, Output, Phase, RecipientResult, Report, SessionError, StartT
 use crate::ehlo::Extensions;
 
 /// One session with a server.
-#[derive(Debug)]
 pub struct Session {
     config: Arc<Config>,
     requests: BytesMut,
@@ -44,6 +44,17 @@ enum State {
         error: SessionError,
     },
     Closed,
+}
+
+/// Without what is to be written, in which there may be a password.
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session")
+            .field("phase", &self.phase())
+            .field("tls", &self.tls)
+            .field("extensions", &self.extensions)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Session {
@@ -318,8 +329,8 @@ impl Session {
         self.command(now, State::Auth(login), format_args!("{}", *line));
     }
 
-    fn command(&mut self, now: Instant, state: State, line: std::fmt::Arguments<'_>) {
-        use std::fmt::Write as _;
+    fn command(&mut self, now: Instant, state: State, line: fmt::Arguments<'_>) {
+        use fmt::Write as _;
         // Writing to memory does not fail.
         let _ = self.requests.write_fmt(line);
         self.state = state;

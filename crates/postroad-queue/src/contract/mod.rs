@@ -63,6 +63,7 @@ pub async fn all<S: Store>(fresh: impl AsyncFn() -> S) {
     lanes_in_doubt_have_a_share(&fresh().await).await;
     limits_hold(&fresh().await).await;
     parked_lanes_rest(&fresh().await).await;
+    jobs_are_hastened(&fresh().await).await;
     given_back_counts_nothing(&fresh().await).await;
     notices_come_with_their_state(&fresh().await).await;
     operators_are_obeyed(&fresh().await).await;
@@ -365,6 +366,55 @@ pub async fn parked_lanes_rest<S: Store>(store: &S) {
     assert_eq!(store.lanes()[0].parked_until, Some(at(100)));
     assert!(claim(store, at(99)).await.is_empty());
     assert_eq!(claim(store, at(100)).await.len(), 2);
+}
+
+/// Jobs of one lane are made due, so many and no more, those first that are due first; not those
+/// of other lanes, nor those that are held, nor those that are due, nor what is parked.
+pub async fn jobs_are_hastened<S: Store>(store: &S) {
+    let lane = Lane::new("b.example");
+    assert_eq!(store.hasten(&lane, START, 9), 0);
+    let mut ids = Vec::new();
+    for (n, to) in ["1@b.example", "2@b.example", "3@b.example", "4@c.example"]
+        .iter()
+        .enumerate()
+    {
+        ids.push(accept(store, START, &[to], b"x").await);
+        let claimed = claim(store, START).await.remove(0);
+        let due = at(9000 - 1000 * u64::try_from(n).unwrap());
+        defer(store, START, &claimed, due).await;
+    }
+    let held = Filter {
+        ids: vec![ids[2]],
+        ..Filter::default()
+    };
+    store.operate(START, Operation::Hold, &held).await.unwrap();
+    let wakes = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&wakes);
+    store.on_due(Arc::new(move || {
+        count.fetch_add(1, Ordering::SeqCst);
+    }));
+    assert_eq!(store.hasten(&lane, at(10), 0), 0);
+    assert_eq!(wakes.load(Ordering::SeqCst), 0);
+    assert_eq!(store.hasten(&lane, at(10), 1), 1);
+    assert_eq!(wakes.load(Ordering::SeqCst), 1);
+    assert_eq!(store.next_due(at(10)), Some(at(10)));
+    let second = claim(store, at(10)).await;
+    assert_eq!((second.len(), second[0].lease.id), (1, ids[1]));
+    assert_eq!(second[0].attempts, 1);
+    // What is under lease is not touched; what is due already does not count.
+    store.park(&lane, at(100));
+    assert_eq!(store.hasten(&lane, at(10), 9), 1);
+    assert_eq!(store.hasten(&lane, at(10), 9), 0);
+    deliver(store, at(10), &second[0]).await;
+    assert!(claim(store, at(99)).await.is_empty());
+    let first = claim(store, at(100)).await;
+    assert_eq!((first.len(), first[0].lease.id), (1, ids[0]));
+    // A record says anew when it is due.
+    defer(store, at(100), &first[0], at(5000)).await;
+    assert!(claim(store, at(4999)).await.is_empty());
+    let rest = claim(store, at(6000)).await;
+    let rest: Vec<_> = rest.iter().map(|x| x.lease.id).collect();
+    assert_eq!(rest, [ids[0], ids[3]]);
 }
 
 /// A claim given back untouched is due again and counts no attempt.

@@ -6,6 +6,8 @@
 
 mod flow;
 mod lanes;
+#[cfg(test)]
+mod properties;
 mod settlement;
 #[cfg(test)]
 mod tests;
@@ -65,6 +67,9 @@ struct Job {
     /// A retry was asked for while it was under lease: due at once when that ends.
     again: bool,
 }
+
+/// Lanes of one message that are looked through to find one of them; beyond, they are indexed.
+const FEW_LANES: usize = 8;
 
 // There may be millions of them.
 const _: () = assert!(size_of::<Job>() <= 24);
@@ -194,12 +199,19 @@ impl<P> Jobs<P> {
     ) {
         self.remove(id);
         let mut jobs: SmallVec<[Job; 1]> = SmallVec::new();
+        // Of lanes behind the first few; most messages have one, and lists have thousands.
+        let mut places = HashMap::new();
         for lane in lanes {
             let lane = self.lanes.intern(lane);
-            // Lanes of one recipient list come mostly in runs, and are few.
-            if let Some(job) = jobs.iter_mut().rev().find(|job| job.lane == lane) {
+            let mut few = jobs.iter().take(FEW_LANES);
+            let place = few.position(|job| job.lane == lane);
+            let place = place.or_else(|| places.get(&lane).copied());
+            if let Some(job) = place.and_then(|place| jobs.get_mut(place)) {
                 job.waiting += 1;
                 continue;
+            }
+            if jobs.len() >= FEW_LANES {
+                places.insert(lane, jobs.len());
             }
             jobs.push(Job {
                 due,
@@ -385,6 +397,28 @@ impl<P> Jobs<P> {
     /// Whether that is more than before, so that there may be something to claim.
     pub fn limit(&mut self, lane: &Lane, at_once: Option<usize>) -> bool {
         self.lanes.limit(lane, at_once)
+    }
+
+    /// Makes jobs of a lane due now that are due later, at most so many, in order of due time;
+    /// says how many. Those that are held or under lease stay as they are.
+    pub fn hasten(&mut self, lane: &Lane, now: Timestamp, max: usize) -> usize {
+        let Some(number) = self.lanes.number(lane) else {
+            return 0;
+        };
+        let later = self.lanes.later(number, now, max);
+        for &id in &later {
+            let Some(entry) = self.messages.get_mut(&id) else {
+                continue;
+            };
+            let flow = entry.flow;
+            let mut jobs = entry.jobs.iter_mut();
+            if let Some(job) = jobs.find(|job| job.lane == number) {
+                self.lanes.order(number, id, job.spot(flow), false);
+                job.due = now;
+                self.lanes.order(number, id, job.spot(flow), true);
+            }
+        }
+        later.len()
     }
 
     /// When [`Jobs::claim`] might find more than now.

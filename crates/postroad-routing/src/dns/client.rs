@@ -85,7 +85,7 @@ impl Client {
             (ResolverConfig::from_parts(None, Vec::new(), servers), plain)
         };
         limits(&mut resolver_options, options);
-        let guard = Guard::new(config.name_servers.len());
+        let guard = Guard::new(config.name_servers.len(), anchors.is_some());
         let mut builder =
             Resolver::builder_with_config(config, guard).with_options(resolver_options);
         if let Some(tls) = tls(options)? {

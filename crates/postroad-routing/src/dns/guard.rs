@@ -4,6 +4,11 @@
 //! there is nothing, and a referral too. We would bounce mail for that. Behind this guard they are
 //! failures, as they should be: the next name server is asked, and where none knows better, the
 //! mail waits.
+//!
+//! And where it validates, it lets a denial pass unproven if all that stands beside it is from a
+//! zone that is not signed, whichever that is. What is of another zone than the name is therefore
+//! taken out before it gets there ([`keep_own_zone`]): or whoever can change packets could deny
+//! TLSA records by a SOA record of any such zone, and DANE would be off.
 
 use std::io;
 use std::net::IpAddr;
@@ -14,24 +19,36 @@ use hickory_resolver::config::ConnectionConfig;
 use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::xfer::{DnsExchange, DnsHandle};
+use hickory_resolver::proto::dnssec::rdata::DNSSECRData;
 use hickory_resolver::proto::op::{DnsRequest, DnsResponse, Query, ResponseCode};
-use hickory_resolver::proto::rr::RecordType;
+use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
 use hickory_resolver::{ConnectionProvider, PoolContext};
 
 /// Makes connections whose responses are looked at.
 #[derive(Clone)]
 pub(super) struct Guard {
     runtime: TokioRuntimeProvider,
-    /// Whether there are other name servers to ask.
+    care: Care,
+}
+
+/// What is looked at.
+#[derive(Clone, Copy, Debug)]
+struct Care {
+    /// There are other name servers to ask.
     others: bool,
+    /// What passes is validated.
+    validates: bool,
 }
 
 impl Guard {
-    /// `servers`: how many name servers there are.
-    pub(super) fn new(servers: usize) -> Self {
+    /// `servers`: how many name servers there are; `validates`: whether what passes is validated.
+    pub(super) fn new(servers: usize, validates: bool) -> Self {
         Self {
             runtime: TokioRuntimeProvider::default(),
-            others: servers > 1,
+            care: Care {
+                others: servers > 1,
+                validates,
+            },
         }
     }
 }
@@ -48,10 +65,10 @@ impl ConnectionProvider for Guard {
         cx: &PoolContext,
     ) -> Result<Self::FutureConn, NetError> {
         let connecting = self.runtime.new_connection(ip, config, cx)?;
-        let others = self.others;
+        let care = self.care;
         Ok(Box::pin(async move {
             let connection = connecting.await?;
-            Ok(Guarded { connection, others })
+            Ok(Guarded { connection, care })
         }))
     }
 
@@ -64,7 +81,7 @@ impl ConnectionProvider for Guard {
 #[derive(Clone)]
 pub(super) struct Guarded {
     connection: DnsExchange<TokioRuntimeProvider>,
-    others: bool,
+    care: Care,
 }
 
 impl DnsHandle for Guarded {
@@ -73,13 +90,18 @@ impl DnsHandle for Guarded {
 
     fn send(&self, request: DnsRequest) -> Self::Response {
         let question = request.queries.first().cloned();
-        let others = self.others;
+        let care = self.care;
         let responses = self.connection.send(request);
         Box::pin(responses.map(move |response| match (response, &question) {
-            (Ok(response), Some(question)) => match fault(question, &response, others) {
-                Some(fault) => Err(broken(fault)),
-                None => Ok(response),
-            },
+            (Ok(mut response), Some(question)) => {
+                if let Some(fault) = fault(question, &response, care.others) {
+                    return Err(broken(fault));
+                }
+                if care.validates {
+                    keep_own_zone(question.name(), &mut response.authorities);
+                }
+                Ok(response)
+            }
             (Err(NetError::Proto(error)), _) => Err(broken(format!("protocol error: {error}"))),
             (response, _) => response,
         }))
@@ -124,4 +146,111 @@ fn fault(question: &Query, response: &DnsResponse, others: bool) -> Option<Strin
             && (kind == question.query_type() || kind == RecordType::CNAME)
     });
     (!answers).then(|| "the answer is about another name".to_owned())
+}
+
+/// Takes out what is of another zone than the name that was asked for. What stays is of a name at
+/// or above it; or it is a proof that something is not there (NSEC, NSEC3), which has a name of its
+/// own, with a signature that says which zone it is of.
+fn keep_own_zone(asked: &Name, authorities: &mut Vec<Record>) {
+    let signed: Vec<(Name, RecordType)> = authorities
+        .iter()
+        .filter_map(|record| {
+            let covered = covered(asked, record)?;
+            Some((record.name.clone(), covered))
+        })
+        .collect();
+    authorities.retain(|record| {
+        record.name.zone_of(asked)
+            || match record.record_type() {
+                RecordType::RRSIG => covered(asked, record).is_some(),
+                kind @ (RecordType::NSEC | RecordType::NSEC3) => signed
+                    .iter()
+                    .any(|(name, covered)| *name == record.name && *covered == kind),
+                _ => false,
+            }
+    });
+}
+
+/// What a signature is about, where it is of a zone that the name could be in.
+fn covered(asked: &Name, record: &Record) -> Option<RecordType> {
+    let RData::DNSSEC(DNSSECRData::RRSIG(signature)) = &record.data else {
+        return None;
+    };
+    let signature = signature.input();
+    let zone = &signature.signer_name;
+    (zone.zone_of(asked) && zone.zone_of(&record.name)).then_some(signature.type_covered)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hickory_resolver::proto::dnssec::Algorithm;
+    use hickory_resolver::proto::dnssec::rdata::{NSEC, RRSIG, SigInput};
+    use hickory_resolver::proto::rr::SerialNumber;
+    use hickory_resolver::proto::rr::rdata::{SOA, TXT};
+
+    fn name(text: &str) -> Name {
+        Name::from_ascii(text).unwrap()
+    }
+
+    fn record(owner: &str, what: &str) -> Record {
+        let data = match what.split_once(' ') {
+            None if what == "SOA" => RData::SOA(SOA::new(name("a."), name("a."), 1, 1, 1, 1, 1)),
+            None if what == "NSEC" => {
+                RData::DNSSEC(DNSSECRData::NSEC(NSEC::new(name("a."), [RecordType::A])))
+            }
+            None => RData::TXT(TXT::new(vec!["x".to_owned()])),
+            Some((kind, signer)) => {
+                let input = SigInput {
+                    type_covered: kind.parse().unwrap(),
+                    algorithm: Algorithm::ED25519,
+                    num_labels: 1,
+                    original_ttl: 1,
+                    sig_expiration: SerialNumber::from(1),
+                    sig_inception: SerialNumber::from(1),
+                    key_tag: 1,
+                    signer_name: name(signer),
+                };
+                RData::DNSSEC(DNSSECRData::RRSIG(RRSIG::from_sig(input, Vec::new())))
+            }
+        };
+        Record::from_rdata(name(owner), 60, data)
+    }
+
+    #[test]
+    fn only_what_is_of_the_zone_stays() {
+        for (records, kept) in [
+            (
+                &[("d.test.", "SOA"), ("test.", "SOA"), (".", "SOA")][..],
+                "012",
+            ),
+            (&[("mx.d.test.", "SOA"), ("x.mx.d.test.", "SOA")], "0"),
+            (
+                &[("other.", "SOA"), ("e.test.", "TXT"), ("d.test.", "SOA")],
+                "2",
+            ),
+            // A proof of the zone, of none, and of another.
+            (
+                &[("a.d.test.", "NSEC"), ("a.d.test.", "NSEC d.test.")],
+                "01",
+            ),
+            (&[("a.d.test.", "NSEC")], ""),
+            (&[("a.other.", "NSEC"), ("a.other.", "NSEC other.")], ""),
+            (&[("a.other.", "NSEC"), ("a.other.", "NSEC d.test.")], ""),
+            (&[("a.d.test.", "NSEC"), ("a.d.test.", "SOA d.test.")], "1"),
+            (&[("a.d.test.", "TXT"), ("a.d.test.", "TXT d.test.")], "1"),
+        ] {
+            let all: Vec<_> = records
+                .iter()
+                .map(|(owner, what)| record(owner, what))
+                .collect();
+            let mut left = all.clone();
+            keep_own_zone(&name("mx.d.test."), &mut left);
+            let numbers: String = (0..all.len())
+                .filter(|&n| left.contains(&all[n]))
+                .map(|n| n.to_string())
+                .collect();
+            assert_eq!(numbers, kept, "{records:?}");
+        }
+    }
 }

@@ -133,6 +133,35 @@ async fn kept_over_a_restart_and_fetched_once_for_all_who_wait() {
 }
 
 #[tokio::test]
+async fn a_fetch_that_nobody_waits_for_any_more_is_begun_anew() {
+    let (world, cache) = (World::new(), Arc::new(Memory::default()));
+    let policies = world.policies(&cache);
+    let domain = domain();
+    // Polled once, then given up.
+    assert!(policies.policy(&domain).now_or_never().is_none());
+    assert_eq!(world.fetched(), 1);
+    let answer = policies.policy(&domain).await;
+    assert_eq!(mode(&answer), Some(StsMode::Enforce));
+    assert_eq!(world.fetched(), 2);
+    assert!(lock(&policies.fetching).is_empty());
+}
+
+#[tokio::test]
+async fn a_newer_id_does_not_get_what_was_asked_for_before() {
+    let (world, cache) = (World::new(), Arc::new(Memory::default()));
+    let policies = world.policies(&cache);
+    let domain = domain();
+    let mut first = Box::pin(policies.policy(&domain));
+    assert!(first.as_mut().now_or_never().is_none());
+    world.record("2");
+    let second = policies.policy(&domain).await;
+    assert_eq!(mode(&second), Some(StsMode::Enforce));
+    assert_eq!(world.fetched(), 2);
+    first.await;
+    assert!(lock(&policies.fetching).is_empty());
+}
+
+#[tokio::test]
 async fn the_old_policy_holds_while_the_new_one_cannot_be_had() {
     let (world, cache) = (World::new(), Arc::new(Memory::default()));
     let policies = world.policies(&cache);
@@ -248,6 +277,48 @@ async fn refreshing_is_bounded() {
     policies.maintain().await;
     assert_eq!(world.fetched() - before, REFRESH_MAX + 20);
     assert_eq!(lock(&cache.0).len(), REFRESH_MAX + 20);
+}
+
+/// Those whose policy cannot be had do not keep it from the others.
+#[tokio::test]
+async fn all_have_their_turn() {
+    let (world, cache) = (World::new(), Arc::new(Memory::default()));
+    let policies = world.policies(&cache);
+    let all = 2 * REFRESH_MAX + 10;
+    for n in 0..all {
+        policies
+            .policy(&format!("d{n}.test").parse().unwrap())
+            .await;
+    }
+    world.fails(StsFetchError::Certificate("expired".to_owned()));
+    world.pass(DAY * 5);
+    for round in 1..=3 {
+        policies.maintain().await;
+        let tried = lock(&policies.failures).len();
+        assert_eq!(tried, all.min(round * REFRESH_MAX));
+        // By then those that failed are due again.
+        world.pass(FETCH_AGAIN);
+    }
+    // The last round has begun with the first again.
+    assert_eq!(world.fetched(), all + 3 * REFRESH_MAX);
+}
+
+/// A host that never answers is not asked for ever.
+#[tokio::test]
+async fn a_host_that_is_gone_is_forgotten() {
+    let (world, cache) = (World::new(), Arc::new(Memory::default()));
+    let policies = world.policies(&cache);
+    world.fails(StsFetchError::Unreachable("no answer".to_owned()));
+    policies.policy(&domain()).await;
+    let hour = Duration::from_secs(3600);
+    for _ in 0..48 {
+        world.pass(hour);
+        policies.maintain().await;
+    }
+    assert_eq!(world.fetched(), 24, "for a day");
+    assert!(lock(&policies.failures).is_empty());
+    policies.policy(&domain()).await;
+    assert_eq!(world.fetched(), 25, "whoever sends mail there asks again");
 }
 
 /// A policy host too slow for a delivery gets its time in the background.

@@ -1,5 +1,5 @@
 use bytes::BytesMut;
-use postroad_mail::Envelope;
+use postroad_mail::{Envelope, ReversePath};
 use postroad_queue::{Content, StoreError};
 
 /// Octets of a header block that are searched for `TLS-Required`, at most; behind that it counts
@@ -30,9 +30,14 @@ impl MessageTls {
         envelope: &Envelope,
         content: &dyn Content,
     ) -> Result<Self, StoreError> {
-        // REQUIRETLS outranks the header field (RFC 8689 section 3).
         if envelope.require_tls {
-            return Ok(Self::Required);
+            // A bounce must not be lost to it (RFC 8689 section 5): it holds no more than the
+            // header block of what failed.
+            return Ok(match envelope.from {
+                ReversePath::Null => Self::Unsaid,
+                // It outranks the header field (RFC 8689 section 3).
+                ReversePath::Address(_) => Self::Required,
+            });
         }
         let mut head = BytesMut::new();
         let mut offset = 0;
@@ -139,5 +144,8 @@ mod tests {
         envelope.require_tls = true;
         let came = MessageTls::read(&envelope, &Slow(said.into_bytes(), 99)).await;
         assert_eq!(came.unwrap(), MessageTls::Required);
+        envelope.from = ReversePath::Null;
+        let came = MessageTls::read(&envelope, &Slow(b"A: b\r\n\r\n".to_vec(), 99)).await;
+        assert_eq!(came.unwrap(), MessageTls::Unsaid);
     }
 }

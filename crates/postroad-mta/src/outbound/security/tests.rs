@@ -35,11 +35,16 @@ fn security(policy: &str) -> HostSecurity {
 /// `require dane! real.test` and the like: STARTTLS, the check (`!`: enforced), whether
 /// plaintext may follow, the name where it is not the host's; or the reply of a skipped host.
 fn shown(mode: TlsMode, policy: &str, message: MessageTls) -> String {
+    shown_by(true, mode, policy, message)
+}
+
+fn shown_by(by_mx: bool, mode: TlsMode, policy: &str, message: MessageTls) -> String {
     let security = security(policy);
     let planned = plan(&Asked {
         mode,
         implicit_tls: false,
         host: "mx.test",
+        by_mx,
         security: &security,
         message,
     });
@@ -164,14 +169,65 @@ fn what_the_message_says() {
         (Require, "none", NO_REQUIRETLS, "require any"),
         (Require, "valid", "require valid!", "require valid"),
         // Never below what the route asks for itself.
-        (Verify, "none", "require valid!", "require valid!"),
+        (Verify, "none", NO_REQUIRETLS, "require valid!"),
+        (Verify, "encrypted", NO_REQUIRETLS, "require valid!"),
         (Verify, "dane", "require dane! real.test", "require valid!"),
+        (Verify, "valid", "require valid!", "require valid!"),
         (Verify, "unusable", UNUSABLE, "require valid!"),
     ] {
         let came = shown(mode, policy, MessageTls::Required);
         assert_eq!(came, required, "{mode:?}, {policy}");
         let came = shown(mode, policy, MessageTls::Optional);
         assert_eq!(came, optional, "{mode:?}, {policy}");
+    }
+}
+
+/// Nobody but the route has named the host: its certificate is all that there is to prove.
+#[test]
+fn requiretls_to_a_host_of_a_route() {
+    use TlsMode::{None, Opportunistic, Require, Verify};
+    for (mode, policy, required) in [
+        (None, "none", NO_REQUIRETLS),
+        (Opportunistic, "none", NO_REQUIRETLS),
+        (Opportunistic, "dane", "require dane! real.test"),
+        (Require, "none", NO_REQUIRETLS),
+        (Verify, "none", "require valid!"),
+        (Verify, "encrypted", "require valid!"),
+        (Verify, "dane", "require dane! real.test"),
+    ] {
+        let came = shown_by(false, mode, policy, MessageTls::Required);
+        assert_eq!(came, required, "{mode:?}, {policy}");
+    }
+}
+
+/// The name comes from the route, and the certificate proves it: DNSSEC has no say.
+#[test]
+fn a_verified_host_of_a_route_needs_no_dnssec() {
+    use TlsMode::{None, Opportunistic, Require, Verify};
+    for (mode, came) in [
+        (None, "never any"),
+        (Opportunistic, UNUSABLE),
+        (Require, UNUSABLE),
+        (Verify, "require valid!"),
+    ] {
+        let shown = shown_by(false, mode, "unusable", MessageTls::Unsaid);
+        assert_eq!(shown, came, "{mode:?}");
+    }
+}
+
+/// Where TLS comes first, there is no connection without.
+#[test]
+fn no_plaintext_where_tls_is_implicit() {
+    for policy in ["none", "dane, observed", "dane"] {
+        let asked = Asked {
+            mode: TlsMode::Opportunistic,
+            implicit_tls: true,
+            host: "mx.test",
+            by_mx: false,
+            security: &security(policy),
+            message: MessageTls::Unsaid,
+        };
+        assert!(!plan(&asked).unwrap().plaintext_retry, "{policy}");
     }
 }
 
@@ -184,6 +240,7 @@ fn connections_are_shared_only_under_equal_terms() {
                 mode: TlsMode::Opportunistic,
                 implicit_tls: false,
                 host: "mx.test",
+                by_mx: true,
                 security: &security(policy),
                 message: MessageTls::Unsaid,
             };

@@ -195,6 +195,12 @@ impl Lanes {
         }
     }
 
+    /// The jobs of a lane that are due after `now`, at most so many, the earliest first.
+    pub(super) fn later(&self, number: LaneNumber, now: Timestamp, max: usize) -> Vec<QueueId> {
+        let later = self.slot(number).map(|slot| slot.order.later(now, max));
+        later.into_iter().flatten().map(|(_, id)| id).collect()
+    }
+
     /// Claims nothing of a lane before that moment.
     pub(super) fn park(&mut self, number: LaneNumber, until: Option<Timestamp>) {
         if let Some(slot) = self.slot_mut(number) {

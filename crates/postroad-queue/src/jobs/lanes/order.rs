@@ -121,6 +121,21 @@ impl Order {
         Some(id)
     }
 
+    /// Those that are due after `now`, at most so many, the earliest first. It looks at no more
+    /// than `max` jobs of each group.
+    pub(super) fn later(&self, now: Timestamp, max: usize) -> Vec<(Timestamp, QueueId)> {
+        let mut later = Vec::new();
+        for head in &self.heads {
+            let first = Spot::first(head.group());
+            let (due, end) = (Spot(first.0 | now.as_millis().min(NEVER)), first.0 | NEVER);
+            let of_group = self.jobs.range((due, LAST_ID)..=(Spot(end), LAST_ID));
+            later.extend(of_group.take(max).map(|&(spot, id)| (spot.due(), id)));
+        }
+        later.sort_unstable();
+        later.truncate(max);
+        later
+    }
+
     /// The earliest.
     pub(super) fn next_due(&self) -> Option<Timestamp> {
         self.heads.iter().map(|head| head.due()).min()
@@ -156,6 +171,7 @@ impl Order {
 }
 
 const FIRST_ID: QueueId = QueueId::from_bytes([0; 16]);
+const LAST_ID: QueueId = QueueId::from_bytes([u8::MAX; 16]);
 
 fn is_deferred(spot: Spot) -> bool {
     spot >= Spot::first(DEFERRED << 8)
@@ -215,6 +231,25 @@ mod tests {
         assert_eq!(taken, want);
         assert_eq!(order.next_due(), Some(at(99)));
         assert_eq!(order.deferred(), 0);
+    }
+
+    #[test]
+    fn those_of_later_the_earliest_first() {
+        let mut order = Order::default();
+        for (n, (flow, attempts, due)) in [(1, 1, 5), (1, 1, 9), (2, 0, 7), (3, 1, 8), (3, 1, 4)]
+            .into_iter()
+            .enumerate()
+        {
+            order.insert(spot(flow, attempts, due), id(u8::try_from(n).unwrap()));
+        }
+        let later = |now, max| -> Vec<_> {
+            let later = order.later(at(now), max).into_iter();
+            later.map(|(due, _)| due.as_millis()).collect()
+        };
+        assert_eq!(later(4, 9), [5, 7, 8, 9]);
+        assert_eq!(later(5, 2), [7, 8]);
+        assert_eq!(later(0, 1), [4]);
+        assert!(later(9, 9).is_empty() && later(0, 0).is_empty());
     }
 
     proptest! {
