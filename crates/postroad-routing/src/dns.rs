@@ -261,7 +261,11 @@ impl DnsResolver {
     }
 
     fn is_us(&self, name: &Domain, addresses: &[IpAddr]) -> bool {
-        let own = |address: &IpAddr| self.options.own_addresses.contains(&address.to_canonical());
+        let own = |address: &IpAddr| {
+            let address = address.to_canonical();
+            self.options.own_addresses.contains(&address)
+                || (self.options.own_loopback && address.is_loopback())
+        };
         self.options.own_names.contains(name) || addresses.iter().any(own)
     }
 

@@ -11,7 +11,9 @@ use std::net::IpAddr;
 
 use kit::{options, plan, shown};
 use postroad_mail::Domain;
-use postroad_routing::{AddressFamily, DnsOptions, DnsResolver, HOSTS_MAX, HopPlan, MxLookup as _};
+use postroad_routing::{
+    AddressFamily, DnsOptions, DnsResolver, HOSTS_MAX, HopPlan, MxLookup as _, PlanError,
+};
 use postroad_tests::dns::TestDns;
 
 const US: &str = "192.0.2.1";
@@ -30,6 +32,31 @@ async fn resolver(dns: &TestDns) -> DnsResolver {
         ..DnsOptions::default()
     })
     .unwrap()
+}
+
+/// Bound to all addresses of the machine, it takes mail at every one of 127.0.0.0/8; else only at
+/// those that are named.
+#[tokio::test]
+async fn every_loopback_address_may_be_us() {
+    let dns = TestDns::start().await;
+    dns.mx("back.test", 10, "loopback.test");
+    dns.a("loopback.test", "127.0.0.2".parse().unwrap());
+    for own_loopback in [true, false] {
+        let options = DnsOptions {
+            nameservers: vec![dns.address().into()],
+            own_loopback,
+            ..DnsOptions::default()
+        };
+        let resolver = DnsResolver::new(options).unwrap();
+        let plan = resolver.mx(&"back.test".parse().unwrap(), 1).await;
+        match plan {
+            Ok(_) => assert!(!own_loopback),
+            Err(PlanError::Permanent(reply)) => {
+                assert!(own_loopback && reply.to_string().starts_with("550 5.4.6"));
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
 }
 
 /// A domain, its MX records, and what comes of it.

@@ -25,6 +25,9 @@ pub struct DnsOptions {
     pub own_names: Vec<Domain>,
     /// Addresses of this host, likewise.
     pub own_addresses: Vec<IpAddr>,
+    /// This host takes mail at every loopback address: where a listener is bound to all of the
+    /// machine's, an MX in 127.0.0.0/8 leads back here, whichever it is.
+    pub own_loopback: bool,
     /// Ports at which this host takes mail of other servers: a host that a route names is a loop
     /// only there, since behind another port may stand a filter, or another server.
     pub own_ports: Vec<u16>,
@@ -50,6 +53,7 @@ impl Default for DnsOptions {
             tls: None,
             own_names: Vec::new(),
             own_addresses: Vec::new(),
+            own_loopback: false,
             own_ports: vec![25],
             family: AddressFamily::Any,
             timeout: Duration::from_secs(5),

@@ -18,6 +18,16 @@ pub(super) fn addresses(config: &Config) -> Vec<IpAddr> {
     own
 }
 
+/// Whether mail is taken at every loopback address: 127.0.0.0/8 is on no interface as a whole.
+pub(super) fn is_all_loopback(config: &Config) -> bool {
+    let relays = config
+        .listener
+        .iter()
+        .filter(|l| l.service == Service::Relay);
+    let mut bound = relays.flat_map(|listener| &listener.bind);
+    bound.any(|address| address.ip().is_unspecified())
+}
+
 /// `[::]` and `0.0.0.0` are all of the machine's.
 fn of_listeners(bound: &[IpAddr], interfaces: &[IpAddr]) -> Vec<IpAddr> {
     let any_v6 = bound.iter().any(|ip| ip.is_ipv6() && ip.is_unspecified());
@@ -78,6 +88,18 @@ mod tests {
                 of_listeners(&ips(&bound), &interfaces),
                 ips(own),
                 "{bound:?}"
+            );
+        }
+        for (bound, all) in [
+            ("[::]:25", true),
+            ("0.0.0.0:25", true),
+            ("127.0.0.1:25", false),
+        ] {
+            let listener = format!("[[listener]]\nservice = \"relay\"\nbind = [\"{bound}\"]\n");
+            assert_eq!(
+                is_all_loopback(&toml::from_str(&listener).unwrap()),
+                all,
+                "{bound}"
             );
         }
         assert!(super::interfaces().contains(&IpAddr::from([127, 0, 0, 1])));

@@ -243,6 +243,7 @@ fn dns(config: &Config, hostname: &Domain) -> DnsOptions {
             .collect(),
         own_names: vec![hostname.clone()],
         own_addresses: own::addresses(config),
+        own_loopback: own::is_all_loopback(config),
         own_ports: config
             .listener
             .iter()
