@@ -322,7 +322,7 @@ async fn a_message_that_demands_tls() {
     world.broken_mx("held.test", PlanError::Temporary(NOT_LISTED));
     let id = world
         .send_with(
-            "",
+            "me@held.test",
             &["bob@far.test", "x@held.test"],
             "A: b\r\n\r\nx\r\n",
             |envelope| {
@@ -349,7 +349,12 @@ async fn a_message_that_demands_tls_may_end_here() {
     let world = World::routed(route).await;
     let demanding = |envelope: &mut postroad_mail::Envelope| envelope.require_tls = true;
     world
-        .send_with("", &["bob@far.test"], "A: b\r\n\r\nx\r\n", demanding)
+        .send_with(
+            "me@s.test",
+            &["bob@far.test"],
+            "A: b\r\n\r\nx\r\n",
+            demanding,
+        )
         .await;
     world.run();
     world.empty().await;
