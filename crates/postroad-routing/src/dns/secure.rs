@@ -126,7 +126,7 @@ impl SecureDns {
     /// # Errors
     /// Why it does not.
     pub async fn self_check(&self) -> Result<(), SecureError> {
-        let found = self.found("", RecordType::SOA).await?;
+        let found = self.found(".", RecordType::SOA).await?;
         if found.proof == Proof::Secure {
             Ok(())
         } else {
